@@ -1,0 +1,271 @@
+"""Every record that crosses a boundary: frozen, with slots, keyword-only, numpy only.
+
+P = prompt tokens, T = reply tokens (sampled ones and those an environment added), G = rollouts of one task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "Batch",
+    "Done",
+    "Environment",
+    "Grade",
+    "Group",
+    "GroupHeader",
+    "Manifest",
+    "Message",
+    "Receipt",
+    "Reward",
+    "Rollout",
+    "Sample",
+    "Span",
+    "StepReport",
+    "Stop",
+    "Task",
+    "TensorInfo",
+    "Ungraded",
+    "Verdict",
+]
+
+
+class Message(TypedDict):
+    """One chat message, as `transformers` chat templates take it."""
+
+    role: str
+    content: str
+
+
+class Verdict(StrEnum):
+    """What a reply is: one vocabulary for mathematics, code and truthfulness."""
+
+    CORRECT = "CORRECT"
+    ABSTAINED = "ABSTAINED"
+    WRONG = "WRONG"
+
+
+class Stop(StrEnum):
+    """Why a reply ended: the model ended it, its token budget ended it, or the environment did."""
+
+    END = "end"
+    LENGTH = "length"
+    ENVIRONMENT = "environment"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One problem. `id` is a hash of its content, so that equal ids mean equal tasks."""
+
+    id: str
+    messages: tuple[Message, ...]
+    truth: Any  # what the grader needs: JSON values only
+    source: str = ""
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """A stretch of sampled tokens [start, stop) of `Rollout.token_ids`, all from one weight version."""
+
+    start: int
+    stop: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """One reply to one task. Tokens outside every span were written by the environment, not sampled."""
+
+    task_id: str
+    index: int  # place in its group
+    prompt_ids: NDArray[np.int32]  # [P]
+    token_ids: NDArray[np.int32]  # [T]
+    logprobs: NDArray[np.float32]  # [T] nats, of the sampled token, after temperature; 0 where not sampled
+    spans: tuple[Span, ...]
+    messages: tuple[Message, ...]  # the whole conversation, replies included
+    reply: str  # what graders read
+    stop: Stop
+    seconds: float
+
+    @property
+    def truncated(self) -> bool:
+        """Tell whether the token budget cut the reply."""
+        return self.stop is Stop.LENGTH
+
+    @property
+    def min_version(self) -> int:
+        """Give the oldest weight version that any token was sampled under."""
+        return min(span.version for span in self.spans)
+
+    @property
+    def max_version(self) -> int:
+        """Give the newest weight version that any token was sampled under."""
+        return max(span.version for span in self.spans)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grade:
+    """What a reply was worth: a verdict, a finite score (in [0, 1] where there is a verdict), and why."""
+
+    verdict: Verdict | None
+    score: float
+    parts: Mapping[str, float] = field(default_factory=dict)
+    why: str = ""
+
+    def __post_init__(self) -> None:
+        if not np.isfinite(self.score):
+            raise ValueError(f"a grade's score must be finite, not {self.score}")
+        if self.verdict is not None and not 0.0 <= self.score <= 1.0:
+            raise ValueError(f"a grade with a verdict needs a score in [0, 1], not {self.score}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ungraded:
+    """Our own failure to grade. It stays out of baseline and loss, is counted, and is never a reward of 0."""
+
+    boundary: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """The G rollouts of one task with what they were worth."""
+
+    group_id: str
+    task: Task
+    rollouts: tuple[Rollout, ...]  # [G]
+    grades: tuple[Grade | Ungraded, ...]  # [G]
+    values: NDArray[np.float32]  # [G], NaN where ungraded
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupHeader:
+    """All that the driver needs to know of a group in order to decide about it."""
+
+    group_id: str
+    task_id: str
+    worker: str
+    min_version: int
+    max_version: int
+    values: tuple[float, ...]  # [G], NaN where ungraded
+    verdicts: tuple[str, ...]  # [G], "UNGRADED" or "" (no verdict) included
+    graded: tuple[bool, ...]  # [G]
+    lengths: tuple[int, ...]  # [G] reply tokens that carry loss
+    truncated: tuple[bool, ...]  # [G]
+    seed: int
+    reasons: tuple[str, ...] = ()  # why rollouts went ungraded
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One reply as the learner sees it, with its credit."""
+
+    group_id: str
+    prompt_ids: NDArray[np.int32]  # [P]
+    token_ids: NDArray[np.int32]  # [T]
+    loss_mask: NDArray[np.bool_]  # [T] true where the token was sampled
+    old_logprobs: NDArray[np.float32]  # [T] nats
+    advantages: NDArray[np.float32]  # [T]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Packed rows. A row is one prompt followed by replies to it, which share it.
+
+    L = longest row, N = loss tokens of this batch (in reading order).
+    """
+
+    token_ids: NDArray[np.int64]  # [R, L]
+    positions: NDArray[np.int64]  # [R, L] as if each reply stood alone behind the prompt
+    segments: NDArray[np.int64]  # [R, L]: 0 prompt, 1.. replies, -1 padding
+    sources: NDArray[np.int64]  # [N] index into the flattened rows, of the token whose output predicts the target
+    targets: NDArray[np.int64]  # [N] the token that was sampled
+    old_logprobs: NDArray[np.float32]  # [N]
+    advantages: NDArray[np.float32]  # [N]
+    sequences: NDArray[np.int64]  # [N] index of the sample in its step, for reductions by sequence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorInfo:
+    """Name, shape, dtype and digest (BLAKE3, hex) of one tensor."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a version consists of. `path` says where the bytes lie."""
+
+    version: int
+    kind: str  # full, merged, adapter
+    tensors: tuple[TensorInfo, ...]
+    path: str = ""
+
+    @property
+    def bytes(self) -> int:
+        """Give the size of all tensors."""
+        sizes = {"bfloat16": 2, "float16": 2, "float32": 4}
+        return sum(int(np.prod(t.shape)) * sizes[t.dtype] for t in self.tensors)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """A worker's word that it serves a version, with the proof."""
+
+    worker: str
+    version: int
+    digest: str  # of the manifest that the worker checked
+    proven_tensors: int  # tensors read back from the live model and found equal
+    total_tensors: int
+    canary_error: float  # mean |engine - learner| over the canary tokens, nats
+    seconds: float
+    stall_seconds: float  # time during which the engine could not generate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepReport:
+    """One line of metrics.jsonl."""
+
+    step: int
+    version: int
+    metrics: Mapping[str, float]
+    seconds: Mapping[str, float]  # by phase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """An environment's word that the conversation is over."""
+
+    why: str = ""
+
+
+class Environment(Protocol):
+    """Says what the model sees. `reply` is needed only where there are several turns."""
+
+    def tasks(self, split: str, *, seed: int) -> Iterable[Task]:
+        """Yield the tasks of a split ("train" or "eval"): same seed, same tasks; ids unique; splits disjoint."""
+        ...
+
+
+class Reward(Protocol):
+    """Says what a reply was worth."""
+
+    def grade(self, task: Task, rollout: Rollout) -> Grade | Ungraded:
+        """Judge one reply. Pure: the same arguments give the same grade."""
+        ...
+
+
+def messages_of(pairs: Sequence[tuple[str, str]]) -> tuple[Message, ...]:
+    """Make messages of (role, content) pairs."""
+    return tuple(Message(role=role, content=content) for role, content in pairs)
