@@ -1,0 +1,1 @@
+"""Environments that come with rlvr, found through the entry points of `rlvr.environments`."""

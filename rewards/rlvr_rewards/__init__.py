@@ -1,0 +1,1 @@
+"""Rewards that come with rlvr, found through the entry points of `rlvr.rewards`."""

@@ -1,0 +1,1 @@
+"""Pure mathematics of learning: tensors and arrays in, tensors and arrays out."""

@@ -1,0 +1,1 @@
+"""From groups to a better policy: model, credit, optimizer step, checkpoint."""
