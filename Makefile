@@ -8,7 +8,7 @@ LOCK := requirements/cpu.lock
 TORCH = $(shell grep '^torch==' $(LOCK))
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-PIP := $(BIN)/python -m pip install --quiet --no-deps
+PIP := $(BIN)/python -m pip install -qq --no-deps
 
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test-unit test test-all lint format types clean
@@ -22,7 +22,7 @@ setup: $(STAMP) ## make .venv with everything that a CPU run needs
 # A stamp newer than lock and pyproject.toml says that .venv holds what they ask for.
 $(STAMP): $(LOCK) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	  echo "rlvr: Python 3.11 or later is needed, but $(PYTHON) is $$($(PYTHON) --version 2>&1 || true):" \
+	  echo "rlvr: Python 3.11 or later is needed, but $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo missing):" \
 	    "install one and say which, for example: make setup PYTHON=python3.12" >&2; exit 1; }
 	@echo "rlvr: making .venv with $$($(PYTHON) --version)"
 	@test -x $(BIN)/python -a -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv || { \
