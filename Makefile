@@ -24,8 +24,8 @@ $(STAMP): $(LOCK) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "rlvr: Python 3.11 or later is needed, but $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo missing):" \
 	    "install one and say which, for example: make setup PYTHON=python3.12" >&2; exit 1; }
-	@echo "rlvr: making .venv with $$($(PYTHON) --version)"
-	@test -x $(BIN)/python -a -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv || { \
+	@test -x $(BIN)/python -a -x $(BIN)/pip || { \
+	  echo "rlvr: making .venv with $$($(PYTHON) --version)"; $(PYTHON) -m venv --clear .venv; } || { \
 	  echo "rlvr: $(PYTHON) cannot make a virtual environment: install its venv module (python3-venv on Debian)" >&2; exit 1; }
 	@echo "rlvr: installing $(TORCH)"
 	@# The plain index of most users holds only CUDA builds under this version; PyTorch's own index holds the CPU build.
