@@ -19,10 +19,10 @@ _LONGEST = 500  # characters of an answer; nothing longer is one
 _SENTENCE = 200  # characters up to which a line without prose is an answer
 
 _DECIMAL = r"(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)"
-_NUMBER = re.compile(rf"([+-]?) ?(?:(\d+) +)?({_DECIMAL})(?: ?/ ?({_DECIMAL}))?(?:e([+-]?\d{{1,3}}))? ?(%?)")
+_NUMBER = re.compile(rf"([+-]?) ?(?:(\d+) +)?({_DECIMAL})(?: ?/ ?({_DECIMAL}))?(?:e([+-]?\d{{1,3}}))?(?: ?(%))?")
 _FRACTION = re.compile(r"^([+-]? ?\d*) ?\\frac\{ ?([+-]?\d+) ?\}\{ ?(\d+) ?\}")
 _SCALE = "hundred|thousand|million|billion|trillion|dozen"
-_LAST_NUMBER = re.compile(rf"(?<![\w.])[+-]?{_DECIMAL}(?:/\d+)?(?! ?[\d/])(?: ?\\?%| percent\b| (?:{_SCALE})\b)?")
+_LAST_NUMBER = re.compile(rf"(?<![A-Za-z\d_.])[+-]?{_DECIMAL}(?:/\d+)?(?! ?[\d/])(?: ?\\?%| percent\b| (?:{_SCALE})\b)?")
 _PROSE = re.compile(r"(?<![\\A-Za-z{])[A-Za-z']{2,},? +(?:[A-Za-z']{2,}|[$\\(\d])")
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _MARK = re.compile(r"(?:answer\**\s*(?:is\b\s*:?|[:=])\**|####|^A:)[ \t\n]*", re.IGNORECASE | re.MULTILINE)
@@ -38,6 +38,7 @@ _NO_UNIT = re.compile(
     r"factorial|squared|cubed|times|plus|minus|over|by|divided|mod|percent|base|sin|cos|tan|log|ln|exp)\b",
     re.IGNORECASE,
 )
+_HEDGE = re.compile(r"\b(?:or|and)\b")
 _UNIT = re.compile(r"(?: +[A-Za-z]{2,}\.?(?:\^\d)?){1,4}")
 _REWRITES = tuple(
     (re.compile(pattern), by)
@@ -109,7 +110,7 @@ def same(answer: str, gold: str) -> bool | None:
     said, meant = _tidy(answer), _tidy(gold)
     named = re.fullmatch(r"[A-Za-z]\w?\s*=([^=]+)", meant)
     meant = named[1].strip() if named else meant
-    if "=" not in meant and (side := re.fullmatch(r"[^<>!,;]*=([^=]+)", said)) and not _NO_UNIT.search(said):
+    if "=" not in meant and (side := re.fullmatch(r"[^<>!,;]*=([^=]+)", said)) and not _HEDGE.search(said):
         said = side[1].strip()
     number = _number(meant)
     if number is not None:
@@ -129,6 +130,7 @@ def _verified(said: str, meant: str) -> bool | None:
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns about the missing limit
 
     def parsed(text: str) -> list[Any]:
+        text = re.sub(r"(?<![\w.}])(\d+)/(\d+)(?![\w.^(])", r"\\frac{\1}{\2}", text)
         found: list[Any] = parse(f"${text}$", [LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=None)
         return found
 
@@ -218,11 +220,12 @@ def _said_in(text: str) -> str:
 
     A formula counts between dollars or \\( \\); a lone letter is a name rather than an answer.
     """
-    if "\n" not in text.strip() and len(text) <= _SENTENCE and not _PROSE.search(text):
-        return text.strip()
+    text = text.strip()
+    if len(text) <= _SENTENCE and ("\n" not in text or text.startswith("\\begin")) and not _PROSE.search(text):
+        return text
     formulas = [next(g for g in match.groups() if g is not None).strip() for match in _DISPLAY.finditer(text)]
     formulas = [f for f in formulas if len(f) > 1 and not _PROSE.search(f)]
-    return (formulas or _LAST_NUMBER.findall(text) or [text.strip()])[-1]
+    return (formulas or _LAST_NUMBER.findall(text) or [text])[-1]
 
 
 def _short(text: str) -> str:
