@@ -6,6 +6,8 @@ import logging
 import math
 import os
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
+from io import StringIO
 from numbers import Real
 from pathlib import Path
 from typing import Any, Protocol
@@ -155,7 +157,9 @@ class _Trackio:
         os.environ.setdefault("TRACKIO_DIR", str((run_dir / "trackio").absolute()))  # read once, at import
         import trackio
 
-        self.run = trackio.init(project="rlvr", name=run_name, config=dict(config), embed=False)
+        self.finish_run = trackio.finish
+        with redirect_stdout(StringIO()):  # it greets at length, into our display
+            self.run = trackio.init(project="rlvr", name=run_name, config=dict(config), embed=False)
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Send one step."""
@@ -163,7 +167,8 @@ class _Trackio:
 
     def finish(self) -> None:
         """Flush and close."""
-        self.run.finish()
+        with redirect_stdout(StringIO()):
+            self.finish_run()
 
 
 class _TensorBoard:
