@@ -1,4 +1,4 @@
-"""Find environments and rewards: by the name of an entry point, or by "module:attr". Nothing is imported before it is asked for."""
+"""Find environments and rewards by the name of an entry point or by "module:attr"; import none before it is needed."""
 
 from __future__ import annotations
 
@@ -65,7 +65,9 @@ def create(group: str, name: str, options: Mapping[str, Any]) -> Any:
     except BoundaryError as error:
         cause = error.__cause__
         plain = isinstance(cause, (TypeError, ValueError))
-        raise PluginError(f"{what} cannot be made: {' '.join(str(cause).split()) if plain else error.reason}") from error
+        raise PluginError(
+            f"{what} cannot be made: {' '.join(str(cause).split()) if plain else error.reason}"
+        ) from error
     method = _METHOD.get(group)
     if method and not callable(getattr(plugin, method, None)):
         raise PluginError(f"{what} has no method '{method}'")

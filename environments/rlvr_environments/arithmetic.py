@@ -118,8 +118,9 @@ class Arithmetic:
         self._prompt = tuple(message for example in _EXAMPLES[:examples] for message in _turns(example))
 
     def tasks(self, split: str, *, seed: int) -> Iterator[Task]:
-        """Yield the tasks of a split: "train" never ends (a kind that is used up starts again), "eval" has `eval_tasks`.
+        """Yield the tasks of a split: "train" never ends, "eval" has `eval_tasks` distinct ones.
 
+        A kind that training has used up starts again, so that an id may then come back.
         Errors: ValueError for another split, or where too few evaluation problems exist.
         """
         if split == "train":

@@ -1,7 +1,7 @@
 """Judge final answers in mathematics: find the answer, compare it exactly where that is cheap, else by math-verify.
 
 A gold that is a plain number wants a plain number: an unevaluated form ("5!", "2 + 3") is not an answer to it, and most
-replies never reach the slow path. Text of the model is parsed by regular expressions and math-verify's LaTeX grammar only.
+replies never reach the slow path. What the model wrote is read by regular expressions and math-verify's LaTeX grammar.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ from rlvr.types import Grade, Rollout, Task, Ungraded, Verdict
 __all__ = ["Math", "same"]
 
 _LONGEST = 500  # characters of an answer; nothing longer is one
+_TAIL = 4000  # characters at the end of a reply that are searched for an answer without a mark
 _SENTENCE = 200  # characters up to which a line without prose is an answer
 
 _DECIMAL = r"(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)"
 _NUMBER = re.compile(rf"([+-]?) ?(?:(\d+) +)?({_DECIMAL})(?: ?/ ?({_DECIMAL}))?(?:e([+-]?\d{{1,3}}))?(?: ?(%))?")
 _FRACTION = re.compile(r"^([+-]? ?\d*) ?\\frac\{ ?([+-]?\d+) ?\}\{ ?(\d+) ?\}")
 _SCALE = "hundred|thousand|million|billion|trillion|dozen"
-_LAST_NUMBER = re.compile(rf"(?<![A-Za-z\d_.])[+-]?{_DECIMAL}(?:/\d+)?(?! ?[\d/])(?: ?\\?%| percent\b| (?:{_SCALE})\b)?")
+_LAST_NUMBER = re.compile(
+    rf"(?<![A-Za-z\d_.])[+-]?{_DECIMAL}(?:/\d+)?(?! ?[\d/])(?: ?\\?%| percent\b| (?:{_SCALE})\b)?"
+)
 _PROSE = re.compile(r"(?<![\\A-Za-z{])[A-Za-z']{2,},? +(?:[A-Za-z']{2,}|[$\\(\d])")
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _MARK = re.compile(r"(?:answer\**\s*(?:is\b\s*:?|[:=])\**|####|^A:)[ \t\n]*", re.IGNORECASE | re.MULTILINE)
@@ -67,8 +70,8 @@ class Math:
     """Judge a reply by its final answer.
 
     The answer is the later of the last balanced \\boxed{} and the last marked one ("Answer: ...", "#### ..."); without
-    either, a short reply without prose, else the last formula between dollars, else the last number. A task's truth is a string or number, a list of
-    them, or {"answers": [...]}: any of them is right.
+    either, a short reply without prose, else the last formula between dollars, else the last number. A task's truth is
+    a string or number, a list of them, or {"answers": [...]}: any of them is right.
 
     Args:
         marked_only: read boxed and marked answers only.
@@ -83,7 +86,7 @@ class Math:
         if not golds:
             return Ungraded(boundary="reward:math", reason=f"the truth of task {task.id} holds no answer")
         answer = _marked(rollout.reply)
-        if _ABSTAINS.search(rollout.reply if answer is None else answer):
+        if _ABSTAINS.search(rollout.reply if answer is None else _tidy(answer[:_LONGEST])):
             return Grade(verdict=Verdict.ABSTAINED, score=0.0, why="the reply abstains")
         if answer is None and not self._marked_only:
             answer = _said_in(rollout.reply)
@@ -94,7 +97,9 @@ class Math:
             return Grade(verdict=Verdict.CORRECT, score=1.0, why=f"{_short(answer)} is right")
         if None in outcomes:
             gold = golds[outcomes.index(None)]
-            return Ungraded(boundary="reward:math", reason=f"the gold {_short(gold)} of task {task.id} cannot be parsed")
+            return Ungraded(
+                boundary="reward:math", reason=f"the gold {_short(gold)} of task {task.id} cannot be parsed"
+            )
         return _wrong(f"{_short(answer)} is not {_short(golds[0])}")
 
     def gold(self, task: Task) -> str:
@@ -130,8 +135,10 @@ def _verified(said: str, meant: str) -> bool | None:
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns about the missing limit
 
     def parsed(text: str) -> list[Any]:
-        text = re.sub(r"(?<![\w.}])(\d+)/(\d+)(?![\w.^(])", r"\\frac{\1}{\2}", text)
-        found: list[Any] = parse(f"${text}$", [LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=None)
+        text = re.sub(r"(?<![\w.}^_])(\d+)/(\d+)(?![\w.^(])", r"\\frac{\1}{\2}", text)
+        found: list[Any] = parse(
+            f"${text}$", [LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=None
+        )
         return found
 
     gold = parsed(meant)
@@ -189,16 +196,18 @@ def _golds(truth: object) -> list[str]:
 def _marked(reply: str) -> str | None:
     """Find the later of the last boxed and the last marked answer; None where there is neither."""
     boxed = _boxed(reply)
-    mark = None
-    for mark in _MARK.finditer(reply):
-        pass
-    if mark is None or (boxed and boxed[1] > mark.start()):
-        return boxed[0].strip() if boxed else None
+    marks = list(_MARK.finditer(reply))
+    mark = marks[-1] if marks else None
+    if boxed and (mark is None or boxed[1] > mark.start() or " is" in mark[0]):  # "so our answer is correct" is no mark
+        return boxed[0].strip()
+    if mark is None:
+        return None
     rest = reply[mark.end() :]
     shown = _DISPLAY.match(rest)
     if shown:
         return next(group for group in shown.groups() if group is not None).strip()
-    return _said_in(re.split(r"\.\s", rest.partition("\n")[0], maxsplit=1)[0].strip())
+    said = re.split(r"\.\s", rest.partition("\n")[0], maxsplit=1)[0].strip()
+    return said if re.search(r"\bor\b", said) else _said_in(said)  # two answers are none
 
 
 def _boxed(text: str) -> tuple[str, int] | None:
@@ -220,7 +229,7 @@ def _said_in(text: str) -> str:
 
     A formula counts between dollars or \\( \\); a lone letter is a name rather than an answer.
     """
-    text = text.strip()
+    text = text.strip()[-_TAIL:]
     if len(text) <= _SENTENCE and ("\n" not in text or text.startswith("\\begin")) and not _PROSE.search(text):
         return text
     formulas = [next(g for g in match.groups() if g is not None).strip() for match in _DISPLAY.finditer(text)]

@@ -43,5 +43,7 @@ def value_of(grade: Grade | Ungraded, payoff: Payoff | None) -> float:
     if payoff is None:
         return grade.score
     if grade.verdict is None:
-        raise ConfigError("[payoff] pays by verdict but the first reward gives none: drop [payoff] or put a judging reward first")
+        raise ConfigError(
+            "[payoff] pays by verdict but the first reward gives none: drop [payoff] or put a judging reward first"
+        )
     return payoff.of(grade.verdict)

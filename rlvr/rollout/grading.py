@@ -117,7 +117,7 @@ class GradingPool:
             if "exhausted" not in json.loads(answer):
                 return decode(answer)
             process.kill()
-            answer = _Death("ran out of memory")
+            answer = _Death("runs out of memory")
         if answer.from_outside:
             self.lost += 1
             return Ungraded(boundary="grading", reason=f"the grading process was {answer.how}")
@@ -143,6 +143,9 @@ class _Process:
 
     def __init__(self, setup: bytes) -> None:
         self._setup = setup
+        # Taken now, so that a replacement finds the user's modules wherever the parent has gone since.
+        self._folder = os.getcwd()
+        self._path = json.dumps([os.path.abspath(entry) for entry in sys.path])
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._lock = threading.Lock()  # between starting and closing
@@ -196,9 +199,9 @@ class _Process:
             if self._closed:
                 ours.close()
                 raise RlvrError("the pool is closed")
-            path = json.dumps([os.path.abspath(entry) for entry in sys.path])
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, path, str(theirs.fileno()), str(os.getpid())],
+                [sys.executable, "-c", _BOOT, self._path, str(theirs.fileno()), str(os.getpid())],
+                cwd=self._folder,
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # what rewards print goes to stderr: stdout belongs to the command line
                 env=os.environ | _ONE_THREAD,

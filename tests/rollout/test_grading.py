@@ -1,0 +1,282 @@
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rlvr.errors import PluginError
+from rlvr.rollout.grading import GradingPool, RewardSpec
+from rlvr.testing import rollout, task
+from rlvr.types import Grade, Ungraded, Verdict
+
+SOURCE = '''
+import ctypes, os, pathlib, subprocess, sys, time
+from rlvr.types import Grade, Ungraded, Verdict
+
+class Odd:
+    """Does what the reply says."""
+    def __init__(self, gold="ok"):
+        self._gold = gold
+    def gold(self, task):
+        return self._gold
+    def grade(self, task, rollout):
+        what, _, argument = rollout.reply.partition(" ")
+        if what == "sleep": time.sleep(float(argument))
+        if what == "spin":
+            while True: pass
+        if what == "segv": ctypes.string_at(0)
+        if what == "exit": os._exit(3)
+        if what == "memory": bytearray(2 << 30)
+        if what == "raise": raise KeyError("no\\nkey")
+        if what == "float": return 1.0
+        if what == "broken": return Ungraded(boundary="", reason="no data")
+        if what == "loud": print("out loud")
+        if what == "child":
+            child = subprocess.Popen(["sleep", "60"])
+            pathlib.Path(argument).write_text(str(child.pid))
+            time.sleep(60)
+        if what == "pid":
+            pathlib.Path(argument).write_text(str(os.getpid()))
+            time.sleep(60)
+        if what == "modules":
+            return Grade(verdict=None, score=0.0, why=" ".join(sys.modules))
+        right = what == "ok"
+        verdict = Verdict.CORRECT if right else Verdict.WRONG
+        return Grade(verdict=verdict, score=float(right), parts={"len": 1}, why=what)
+
+class Length:
+    def __init__(self, of=1.0):
+        self._of = of
+    def grade(self, task, rollout):
+        return Grade(verdict=None, score=self._of)
+
+class Picky:
+    def __init__(self, level):
+        if level > 3:
+            raise ValueError("level must be at most 3")
+    def grade(self, task, rollout): ...
+'''
+TIMEOUT_S = 0.4
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a user's folder with a module of rewards."""
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "odd.py").write_text(SOURCE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pool(folder: Path) -> Iterator[GradingPool]:
+    """Share two processes that judge by what the reply says."""
+    with contextlib.chdir(folder):
+        pool = GradingPool([RewardSpec(name="odd:Odd")], processes=2, timeout_s=TIMEOUT_S, memory_mb=256)
+        pool.start()
+    yield pool
+    pool.close()
+
+
+@contextlib.contextmanager
+def opened(*rewards: RewardSpec, folder: Path, timeout_s: float = TIMEOUT_S) -> Iterator[GradingPool]:
+    """Open a pool of one process in a folder."""
+    with contextlib.chdir(folder), contextlib.closing(GradingPool(rewards, processes=1, timeout_s=timeout_s)) as pool:
+        yield pool
+
+
+def gone(pid: int) -> bool:
+    """Wait up to 3 s for a process to end."""
+    for _ in range(60):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return True
+        if state in "ZX":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+async def written(path: Path) -> int:
+    """Wait for a process id to appear in a file."""
+    for _ in range(200):
+        if path.exists() and path.read_text():
+            return int(path.read_text())
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"{path} was not written")
+
+
+async def test_a_grade_comes_back_whole(pool: GradingPool) -> None:
+    grade = await pool.grade(task(), rollout("ok"))
+    assert grade == Grade(verdict=Verdict.CORRECT, score=1.0, parts={"odd:Odd": 1.0, "odd:Odd/len": 1.0}, why="ok")
+
+
+@pytest.mark.parametrize(
+    ("reply", "why"),
+    [
+        ("sleep 60", "takes longer than 0.4 s"),
+        ("spin", "takes longer than 0.4 s"),
+        ("segv", "crashes with SIGSEGV"),
+        ("exit", "exits with code 3"),
+        ("memory", "runs out of memory"),
+    ],
+)
+async def test_a_reply_that_hurts_the_grader_is_wrong(pool: GradingPool, reply: str, why: str) -> None:
+    started = time.monotonic()
+    grade = await pool.grade(task(), rollout(reply))
+    assert isinstance(grade, Grade)
+    assert (grade.verdict, grade.score, grade.parts) == (Verdict.WRONG, 0.0, {"odd:Odd": 0.0})
+    assert why in grade.why
+    assert time.monotonic() - started < 3.0
+    assert isinstance(await pool.grade(task(), rollout("ok")), Grade)
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        ("raise", "KeyError: 'no\\nkey'"),
+        ("float", "grade() gives float, not Grade or Ungraded"),
+        ("broken", "no data"),
+    ],
+)
+async def test_a_reward_that_breaks_leaves_the_reply_ungraded(pool: GradingPool, reply: str, reason: str) -> None:
+    assert await pool.grade(task(), rollout(reply)) == Ungraded(boundary="reward:odd:Odd", reason=reason)
+
+
+async def test_without_a_passing_gold_the_fault_is_ours(folder: Path) -> None:
+    for gold in ("sleep 60", "bad"):
+        with opened(RewardSpec(name="odd:Odd", options={"gold": gold}), folder=folder) as pool:
+            answer = await pool.grade(task(), rollout("segv"))
+            assert isinstance(answer, Ungraded)
+            assert answer.boundary == "grading"
+            assert "crashes with SIGSEGV, and the gold does not pass either" in answer.reason
+
+
+async def test_a_process_killed_from_outside_is_counted_and_replaced(folder: Path, tmp_path: Path) -> None:
+    with opened(RewardSpec(name="odd:Odd"), folder=folder, timeout_s=30) as pool:
+        waiting = asyncio.create_task(pool.grade(task(), rollout(f"pid {tmp_path / 'pid'}")))
+        os.kill(await written(tmp_path / "pid"), signal.SIGKILL)
+        assert await waiting == Ungraded(
+            boundary="grading", reason="the grading process was killed from outside by SIGKILL"
+        )
+        assert isinstance(await pool.grade(task(), rollout("ok")), Grade)
+        assert pool.lost == 1
+
+
+async def test_a_process_killed_between_replies_costs_no_reply(folder: Path) -> None:
+    with opened(RewardSpec(name="odd:Odd"), folder=folder) as pool:
+        pool.start()
+        process = pool._all[0]._process
+        assert process is not None
+        os.kill(process.pid, signal.SIGTERM)
+        assert gone(process.pid)
+        assert isinstance(await pool.grade(task(), rollout("ok")), Grade)
+        assert pool.lost == 1
+
+
+async def test_cancelling_frees_the_process_in_time(folder: Path, tmp_path: Path) -> None:
+    with opened(RewardSpec(name="odd:Odd"), folder=folder) as pool:
+        waiting = [
+            asyncio.create_task(pool.grade(task(), rollout(f"child {tmp_path / str(index)}"))) for index in range(3)
+        ]
+        started = await written(tmp_path / "0")
+        for one in waiting:
+            one.cancel()
+        assert all(
+            isinstance(end, asyncio.CancelledError) for end in await asyncio.gather(*waiting, return_exceptions=True)
+        )
+        assert isinstance(await asyncio.wait_for(pool.grade(task(), rollout("ok")), 5.0), Grade)
+        assert gone(started), "what a grader starts dies with it"
+        assert not (tmp_path / "1").exists(), "a reply that nobody waits for is not judged"
+
+
+async def test_closing_ends_the_processes_and_those_who_wait(folder: Path, tmp_path: Path) -> None:
+    with opened(RewardSpec(name="odd:Odd"), folder=folder, timeout_s=60) as pool:
+        waiting = asyncio.create_task(pool.grade(task(), rollout(f"pid {tmp_path / 'pid'}")))
+        pid = await written(tmp_path / "pid")
+        pool.close()
+        assert isinstance(await waiting, Ungraded)
+        assert gone(pid)
+        pool.close()
+
+
+async def test_several_rewards_are_one_grade(folder: Path) -> None:
+    rewards = [
+        RewardSpec(name="odd:Odd", weight=3.0),
+        RewardSpec(name="odd:Length", weight=1.0, options={"of": 0.5}),
+        RewardSpec(name="rlvr_rewards.math:Math", weight=0.0),
+    ]
+    with opened(*rewards, folder=folder) as pool:
+        grade = await pool.grade(task(), rollout("ok"))
+    assert isinstance(grade, Grade)
+    assert grade.verdict is Verdict.CORRECT
+    assert grade.score == pytest.approx((3 * 1.0 + 0.5) / 4)
+    assert grade.parts == {"odd:Odd": 1.0, "odd:Odd/len": 1.0, "odd:Length": 0.5, "rlvr_rewards.math:Math": 0.0}
+
+
+async def test_a_score_outside_the_unit_interval_does_not_go_with_a_verdict(folder: Path) -> None:
+    rewards = [RewardSpec(name="odd:Odd"), RewardSpec(name="odd:Length", options={"of": -2.0})]
+    with opened(*rewards, folder=folder) as pool:
+        answer = await pool.grade(task(), rollout("ok"))
+    assert isinstance(answer, Ungraded)
+    assert answer.boundary == "reward:odd:Length"
+    with opened(RewardSpec(name="odd:Length", options={"of": -2.0}), folder=folder) as pool:
+        assert await pool.grade(task(), rollout("ok")) == Grade(verdict=None, score=-2.0, parts={"odd:Length": -2.0})
+
+
+def test_a_reward_that_cannot_be_made_is_told_at_start(folder: Path) -> None:
+    with opened(RewardSpec(name="odd:Picky", options={"level": 9}), folder=folder) as pool:
+        with pytest.raises(PluginError, match="reward 'odd:Picky' cannot be made: level must be at most 3"):
+            pool.start()
+        answer = asyncio.run(pool.grade(task(), rollout("ok")))
+        assert isinstance(answer, Ungraded)
+        assert "level must be at most 3" in answer.reason
+
+
+async def test_a_grading_process_stays_small_and_alone(pool: GradingPool, capfd: pytest.CaptureFixture[str]) -> None:
+    grade = await pool.grade(task(), rollout("modules"))
+    assert isinstance(grade, Grade)
+    assert not {"torch", "ray", "vllm", "transformers", "sympy", "pydantic"} & set(grade.why.split())
+    await pool.grade(task(), rollout("loud"))
+    assert capfd.readouterr().out == ""
+
+
+def test_grading_processes_die_with_their_parent(folder: Path, tmp_path: Path) -> None:
+    code = (
+        "import asyncio, sys\n"
+        "from rlvr.rollout.grading import GradingPool, RewardSpec\n"
+        "from rlvr.testing import rollout, task\n"
+        "pool = GradingPool([RewardSpec(name='odd:Odd')], processes=1, timeout_s=60)\n"
+        "asyncio.run(pool.grade(task(), rollout('pid ' + sys.argv[1])))\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "pid")], cwd=folder)
+    pid = asyncio.run(asyncio.wait_for(written(tmp_path / "pid"), 10))
+    parent.kill()
+    parent.wait()
+    assert gone(pid)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "processes", "timeout_s"),
+    [
+        ([], 1, 1.0),
+        ([RewardSpec(name="a"), RewardSpec(name="a")], 1, 1.0),
+        ([RewardSpec(name="a", weight=0.0)], 1, 1.0),
+        ([RewardSpec(name="a")], 0, 1.0),
+        ([RewardSpec(name="a")], 1, 0.0),
+    ],
+)
+def test_a_pool_that_makes_no_sense_is_refused(rewards: list[RewardSpec], processes: int, timeout_s: float) -> None:
+    with pytest.raises(ValueError, match="a grading pool needs"):
+        GradingPool(rewards, processes=processes, timeout_s=timeout_s)
+
+
+def test_a_weight_is_a_number_from_zero() -> None:
+    with pytest.raises(ValueError, match="must be a number from 0"):
+        RewardSpec(name="a", weight=-1.0)
