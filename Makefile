@@ -34,7 +34,7 @@ $(STAMP): $(LOCK) pyproject.toml
 	@echo "rlvr: installing $$(grep -c '==' $(LOCK)) pinned packages, which takes a few minutes"
 	@$(PIP) -r $(LOCK)
 	@$(PIP) --no-build-isolation --editable .
-	@# pip compiles every file on one core; compiling what a run loads, on all cores, saves a third of the time.
+	@# pip compiles every file on one core; compiling what a run loads, on all cores, saves a quarter of the time.
 	@# Some packages carry files for other Pythons, which do not compile and are never loaded.
 	@cd .venv/lib/python3.*/site-packages && ../../../bin/python -m compileall -qq -j 0 $(COMPILED) || true
 	@touch $@
