@@ -102,6 +102,10 @@ class Math:
             )
         return _wrong(f"{_short(answer)} is not {_short(golds[0])}")
 
+    def warm_up(self) -> None:
+        """Import math-verify and build its parser, which takes a second that no reply should pay for."""
+        _verified("x + 1", "1 + x")
+
     def gold(self, task: Task) -> str:
         """Write a reply that earns CORRECT. Errors: ValueError where the truth holds no answer."""
         golds = _golds(task.truth)

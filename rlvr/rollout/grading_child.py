@@ -70,6 +70,10 @@ class _Rewards:
             (name, weight, plugins.create(plugins.REWARDS, name, options)) for name, weight, options in specs
         ]
         self._total = sum(weight for _, weight, _ in self._rewards)
+        for name, _, reward in self._rewards:
+            # A reward may have `warm_up()` for slow imports: no reply should pay for them out of its deadline.
+            with boundary(f"reward:{name}"):
+                getattr(reward, "warm_up", lambda: None)()
 
     def grade(self, task: Task, rollout: Rollout) -> Grade | Ungraded:
         """Judge one reply by all rewards; the first failure of ours leaves it ungraded.

@@ -56,6 +56,13 @@ class Length:
     def grade(self, task, rollout):
         return Grade(verdict=None, score=self._of)
 
+class Heavy:
+    def warm_up(self):
+        time.sleep(0.8)
+        self.warm = True
+    def grade(self, task, rollout):
+        return Grade(verdict=None, score=float(self.warm))
+
 class Picky:
     def __init__(self, level):
         if level > 3:
@@ -237,6 +244,11 @@ def test_a_reward_that_cannot_be_made_is_told_at_start(folder: Path) -> None:
         answer = asyncio.run(pool.grade(task(), rollout("ok")))
         assert isinstance(answer, Ungraded)
         assert "level must be at most 3" in answer.reason
+
+
+async def test_warming_up_is_not_on_the_clock_of_a_reply(folder: Path) -> None:
+    with opened(RewardSpec(name="odd:Heavy"), folder=folder) as pool:
+        assert await pool.grade(task(), rollout("ok")) == Grade(verdict=None, score=1.0, parts={"odd:Heavy": 1.0})
 
 
 async def test_a_grading_process_stays_small_and_alone(pool: GradingPool, capfd: pytest.CaptureFixture[str]) -> None:
