@@ -59,6 +59,7 @@ METRICS: Mapping[str, str] = {
     "push_stall": "seconds an engine could not generate because of the weight push (the longest of the workers)",
     "canary_error": "mean |engine - learner| over the canary tokens after the push, nats (the worst of the workers)",
     "proven_tensors": "tensors read back from the live model and found equal (the fewest of the workers)",
+    "eval_accuracy": "held-out accuracy measured after the step; absent where nothing was measured",
     "seconds": "wall time by phase: rollout, learn, push, eval, checkpoint, step",
 }
 

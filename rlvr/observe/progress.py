@@ -111,8 +111,8 @@ class RunView:
         """Take the bar away."""
         self._bar.stop()
 
-    def header(self, **facts: str) -> None:
-        """Print the run's name and what it is made of, for example model="smollm2-135m", algorithm="grpo"."""
+    def header(self, facts: Mapping[str, str]) -> None:
+        """Print the run's name and what it is made of, for example {"model": "smollm2-135m", "algorithm": "grpo"}."""
         text = Text(f"rlvr {self.name}", style="bold")
         for name, value in facts.items():
             text.append(f"  {name} ", style="dim not bold").append(value, style="not bold")

@@ -44,11 +44,11 @@ def flatten(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def make_trackers(
+    run_name: str,
     *,
     wandb: bool = False,
     trackio: bool = False,
     tensorboard: bool = False,
-    run_name: str,
     run_dir: Path,
     config: Mapping[str, Any],
     warn: Warn = _LOG.warning,

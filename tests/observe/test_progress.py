@@ -39,7 +39,7 @@ def view(*, terminal=False, width=110, steps=40, **more):
 def test_a_whole_run_as_plain_lines():
     run, stream = view(width=80)
     with run:
-        run.header(model="smollm2-135m", algorithm="grpo")
+        run.header({"model": "smollm2-135m", "algorithm": "grpo"})
         run.phase("weights proven: 272 of 272 tensors read back, canary 0.004 nats")
         run.evaluation("before", wilson_interval(180, 512))
         run.working("rollout")

@@ -47,7 +47,7 @@ def test_a_failing_tracker_warns_once_and_is_dropped():
 
 def test_nothing_asked_for_imports_nothing(tmp_path):
     before = {name for name in ("wandb", "trackio", "tensorboard") if name in sys.modules}
-    assert t.make_trackers(run_name="r", run_dir=tmp_path, config={}) == []
+    assert t.make_trackers("r", run_dir=tmp_path, config={}) == []
     assert {name for name in ("wandb", "trackio", "tensorboard") if name in sys.modules} == before
 
 
@@ -56,7 +56,7 @@ def test_a_missing_package_says_what_to_install(tmp_path, monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path))
     with pytest.raises(ConfigError, match=rf"track\.{name} is on.*pip install 'rlvr\[track\]'"):
-        t.make_trackers(**{name: True}, run_name="r", run_dir=tmp_path, config={})
+        t.make_trackers("r", **{name: True}, run_dir=tmp_path, config={})
 
 
 def test_a_tracker_that_does_not_start_is_named(tmp_path, monkeypatch):
@@ -70,7 +70,7 @@ def test_a_tracker_that_does_not_start_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "wandb", Broken)
     with pytest.raises(BoundaryError, match="wandb: RuntimeError: no such entity"):
-        t.make_trackers(wandb=True, run_name="r", run_dir=tmp_path, config={})
+        t.make_trackers("r", wandb=True, run_dir=tmp_path, config={})
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_wandb_is_offline_without_a_key(tmp_path, monkeypatch, mode, key, expect
     monkeypatch.delenv("WANDB_MODE", raising=False)
     if mode:
         monkeypatch.setenv("WANDB_MODE", mode)
-    t.make_trackers(wandb=True, run_name="r", run_dir=tmp_path, config={"a": 1})
+    t.make_trackers("r", wandb=True, run_dir=tmp_path, config={"a": 1})
     assert (asked["mode"], asked["dir"], asked["config"]) == (expected, str(tmp_path), {"a": 1})
     assert asked["settings"] == {"silent": True, "console": "off"}
 
@@ -97,7 +97,7 @@ def test_tensorboard_files_lie_in_the_run_directory(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    (tracker,) = t.make_trackers(tensorboard=True, run_name="r", run_dir=tmp_path, config={})
+    (tracker,) = t.make_trackers("r", tensorboard=True, run_dir=tmp_path, config={})
     for step in (1, 2):
         tracker.log(step, LINE | {"reward": step / 4})
     tracker.finish()
