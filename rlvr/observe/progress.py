@@ -97,6 +97,7 @@ class RunView:
             console=self.console,
             disable=not self.live,
             transient=True,
+            refresh_per_second=4,  # the cores belong to the run
         )
         self._task = self._bar.add_task("", total=steps, run=escape(name), left="", note="starting")
 
