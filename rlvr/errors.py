@@ -19,6 +19,7 @@ __all__ = [
     "WeightProofError",
     "boundary",
     "brief",
+    "cause_of",
 ]
 
 
@@ -95,6 +96,12 @@ def brief(error: BaseException, *, limit: int = 300) -> str:
     text = " ".join(str(error).split())
     line = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """Give our own error where another process wrapped it (Ray keeps it as `cause`), else the error itself."""
+    inner = getattr(error, "cause", None)
+    return inner if isinstance(inner, RlvrError) else error
 
 
 @contextmanager

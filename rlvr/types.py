@@ -5,6 +5,7 @@ P = prompt tokens, T = reply tokens (sampled ones and those an environment added
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "Batch",
+    "Canary",
     "Done",
     "Environment",
     "Grade",
@@ -33,6 +35,8 @@ __all__ = [
     "TensorInfo",
     "Ungraded",
     "Verdict",
+    "fingerprint",
+    "messages_of",
 ]
 
 
@@ -220,6 +224,15 @@ class Manifest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Canary:
+    """Fixed token sequences with the learner's log-probabilities of all tokens but the first, at temperature 1."""
+
+    sequences: tuple[NDArray[np.int32], ...]  # [T] each
+    logprobs: tuple[NDArray[np.float32], ...]  # [T - 1] each, nats
+    bound: float  # largest mean |engine - learner| that passes, nats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
     """A worker's word that it serves a version, with the proof."""
 
@@ -264,6 +277,12 @@ class Reward(Protocol):
     def grade(self, task: Task, rollout: Rollout) -> Grade | Ungraded:
         """Judge one reply. Pure: the same arguments give the same grade."""
         ...
+
+
+def fingerprint(manifest: Manifest) -> str:
+    """Give one digest for all tensors of a manifest."""
+    text = "\n".join(f"{t.name} {t.shape} {t.dtype} {t.digest}" for t in manifest.tensors)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def messages_of(pairs: Sequence[tuple[str, str]]) -> tuple[Message, ...]:

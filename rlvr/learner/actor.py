@@ -1,0 +1,61 @@
+"""The learner as a Ray actor."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+
+from rlvr.learner import checkpoint
+from rlvr.learner.algorithm import Algorithm
+from rlvr.learner.model import prepare
+from rlvr.learner.step import Learner, Totals
+from rlvr.types import Group, Manifest
+
+__all__ = ["LearnerActor"]
+
+
+@ray.remote(num_cpus=0)
+class LearnerActor:
+    """A coat around `Learner`: takes groups by reference, lends its tensors, saves and restores."""
+
+    def __init__(self, folder: str, algorithm: Algorithm, **settings: Any) -> None:
+        self._learner = Learner(Path(folder), algorithm, **settings)
+
+    def step(self, references: Sequence[Any], totals: Totals) -> dict[str, float]:
+        """Fetch the groups and take one step. Gives the learner's metrics with its seconds."""
+        start = time.perf_counter()
+        groups: list[Group] = ray.get(list(references))
+        metrics = self._learner.step(groups, totals)
+        return metrics | {"learner_seconds": time.perf_counter() - start}
+
+    def export(
+        self, write: Callable[..., Manifest], *, version: int, folder: str, sequences: Sequence[NDArray[np.int32]],
+        perturbed: bool,
+    ) -> tuple[Manifest, list[NDArray[np.float32]]]:  # fmt: skip
+        """Let `write` export the tensors here, where they are, and score the canary with the same ones."""
+        with self._learner.perturbed(perturbed):
+            return write(self._learner.tensors(), version=version, folder=folder), self._learner.score(sequences)
+
+    def save(self, folder: str, facts: dict[str, Any]) -> None:
+        """See `checkpoint.save`."""
+        checkpoint.save(self._learner, Path(folder), facts=facts)
+
+    def restore(self, folder: str) -> dict[str, Any]:
+        """See `checkpoint.restore`."""
+        return checkpoint.restore(self._learner, Path(folder))
+
+    def version(self) -> int:
+        """Give the number of optimizer steps taken."""
+        return self._learner.version
+
+
+@ray.remote(num_cpus=0)
+def prepare_model(path: str) -> str:
+    """Resolve or make the model's folder in a process of its own, so that the driver never loads torch."""
+    return str(prepare(path))

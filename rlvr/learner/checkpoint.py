@@ -1,0 +1,86 @@
+"""Checkpoints: a folder that `transformers` and vLLM load as it is, with what a resumed run needs inside it.
+
+The top of the folder is a model in Hugging Face layout, in bfloat16: the very bytes that the engines were given.
+`trainer/` holds float32 master weights, the optimizer, and the facts of the run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlvr.errors import CheckpointError
+from rlvr.learner.model import TOKENIZER_FILES
+
+if TYPE_CHECKING:
+    from rlvr.learner.step import Learner
+
+__all__ = ["latest", "restore", "save"]
+
+
+def save(learner: Learner, folder: Path, *, facts: dict[str, Any]) -> None:
+    """Write a checkpoint under a temporary name, then rename it.
+
+    Errors: CheckpointError where it cannot be written; what stood there before stays.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    scratch = folder.with_name(f".{folder.name}.part")
+    try:
+        shutil.rmtree(scratch, ignore_errors=True)
+        (scratch / "trainer").mkdir(parents=True)
+        tied = learner.model.config.tie_word_embeddings
+        served = {n: t.contiguous() for n, t in learner.tensors() if not (tied and n == "lm_head.weight")}
+        save_file(served, scratch / "model.safetensors", metadata={"format": "pt"})
+        _describe_model(learner, scratch)
+        master = {n: t.contiguous() for n, t in learner.model.state_dict().items() if n in served}
+        save_file(master, scratch / "trainer" / "master.safetensors")
+        torch.save(learner.state(), scratch / "trainer" / "state.pt")
+        (scratch / "trainer" / "facts.json").write_text(json.dumps(facts))
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(scratch, folder)
+    except (OSError, RuntimeError) as error:  # torch and safetensors report a full disk as RuntimeError
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise CheckpointError(
+            f"the checkpoint {folder} cannot be written ({error}); free disk space and go on with --resume"
+        ) from error
+
+
+def restore(learner: Learner, folder: Path) -> dict[str, Any]:
+    """Load a checkpoint into the learner and give the facts saved with it. Errors: CheckpointError."""
+    import torch
+    from safetensors.torch import load_file
+
+    try:
+        weights = load_file(folder / "trainer" / "master.safetensors")
+        if learner.model.config.tie_word_embeddings:
+            embedding = learner.model.get_input_embeddings().weight
+            names = [n for n, p in learner.model.named_parameters() if p is embedding]
+            weights["lm_head.weight"] = weights[names[0]]
+        state = torch.load(folder / "trainer" / "state.pt", weights_only=True)
+        learner.restore(weights, state)
+        return dict(json.loads((folder / "trainer" / "facts.json").read_text()))
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise CheckpointError(f"the checkpoint {folder} cannot be read: {error}") from error
+
+
+def latest(folder: Path) -> Path | None:
+    """Give the newest whole checkpoint of a run, or None."""
+    found = [path for path in folder.glob("step-*") if (path / "trainer" / "facts.json").is_file()]
+    return max(found, default=None)
+
+
+def _describe_model(learner: Learner, folder: Path) -> None:
+    import torch
+
+    config = learner.model.config.__class__.from_dict(learner.model.config.to_dict())
+    config.dtype = torch.bfloat16
+    config.use_cache = True
+    config.save_pretrained(folder)
+    for name in TOKENIZER_FILES:
+        if (learner.folder / name).is_file():
+            shutil.copy2(learner.folder / name, folder / name)

@@ -1,0 +1,68 @@
+"""The rollout worker as a Ray actor."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ray
+
+from rlvr import plugins
+from rlvr.core.payoff import Payoff
+from rlvr.errors import cause_of
+from rlvr.rollout.engine import EngineSettings
+from rlvr.rollout.grading import GradingPool, RewardSpec
+from rlvr.rollout.render import Renderer
+from rlvr.rollout.runner import RolloutSettings, Runner
+from rlvr.rollout.vllm_engine import VllmEngine
+from rlvr.types import Canary, Group, GroupHeader, Manifest, Receipt, Task
+
+__all__ = ["RolloutActor"]
+
+
+@ray.remote(num_cpus=0, max_concurrency=4096)
+class RolloutActor:
+    """A coat around `Runner` with a vLLM engine and a grading pool of its own."""
+
+    def __init__(
+        self, name: str, *, engine: EngineSettings, settings: RolloutSettings, payoff: Payoff | None,
+        environment: tuple[str, Mapping[str, Any]], rewards: Sequence[RewardSpec], grading: Mapping[str, Any],
+    ) -> None:  # fmt: skip
+        self._engine = VllmEngine(engine)
+        self._graders = GradingPool(rewards, **grading)
+        self._runner = Runner(
+            name,
+            engine=self._engine,
+            renderer=Renderer(engine.model),
+            environment=plugins.create(plugins.ENVIRONMENTS, environment[0], environment[1]),
+            graders=self._graders,
+            settings=settings,
+            payoff=payoff,
+        )
+
+    async def start(self) -> None:
+        """Start graders, then the engine."""
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, self._graders.start)
+            await self._engine.start()
+        except Exception as error:
+            raise cause_of(error) from None
+
+    @ray.method(num_returns=2)
+    async def run(self, task: Task, group_size: int, seed: int, greedy: bool = False) -> tuple[GroupHeader, Group]:
+        """See `Runner.run`. Header and group are two results, so that the driver owns both."""
+        return await self._runner.run(task, group_size, seed, greedy=greedy)
+
+    async def receive(self, manifest: Manifest, canary: Canary, *, fault: str = "") -> Receipt:
+        """See `Runner.receive`."""
+        return await self._runner.receive(manifest, canary, fault=fault)
+
+    async def lost_graders(self) -> int:
+        """Give the grading processes that somebody else killed."""
+        return self._graders.lost
+
+    async def stop(self) -> None:
+        """Shut engine and graders down."""
+        await self._engine.stop()
+        self._graders.close()

@@ -1,0 +1,83 @@
+"""What the rollout worker needs of a generation engine. `VllmEngine` is the real one; tests bring a fake."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlvr.types import Manifest, Span, Stop
+
+__all__ = ["Completion", "Engine", "EngineSettings", "Sampling"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How tokens are drawn. `temperature` 0 takes the likeliest token."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """What an engine sampled for one prompt."""
+
+    token_ids: NDArray[np.int32]  # [T], the end token included
+    logprobs: NDArray[np.float32]  # [T] nats, after temperature
+    stop: Stop
+    spans: tuple[Span, ...]  # weight version per stretch of token_ids
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """What an engine is started with."""
+
+    model: str  # a local folder
+    kind: str  # cpu or gpu
+    max_model_len: int  # tokens, prompt and reply together
+    max_num_seqs: int
+    kv_cache_gib: float
+    cores: tuple[int, ...] = ()  # CPU cores to bind to; empty: those that the process may use
+    transport: str = "shm"
+    dtype: str = "bfloat16"
+
+
+class Engine(Protocol):
+    """A generation engine whose weights can be replaced and proven."""
+
+    async def start(self) -> None:
+        """Load the model. Errors: EngineError, ResourceError."""
+        ...
+
+    async def generate(self, prompt_ids: Sequence[int], *, sampling: Sampling) -> Completion:
+        """Sample one reply. Several calls run at once."""
+        ...
+
+    async def score(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """Give log p of every token but the first, at temperature 1, through the serving path. Shape [T-1], nats."""
+        ...
+
+    async def verify(self, manifest: Manifest) -> None:
+        """Check the bytes of a manifest without touching anything live. Errors: ValueError says what is wrong."""
+        ...
+
+    async def load(self, manifest: Manifest, *, skip: Sequence[str] = ()) -> float:
+        """Replace the live weights and give the seconds without generation. `skip` leaves tensors out (a fault)."""
+        ...
+
+    async def read_back(self, manifest: Manifest, *, seed: int) -> int:
+        """Compare live weights with the manifest's bytes; give the tensors found equal. Errors: ValueError."""
+        ...
+
+    async def stamp(self, version: int) -> None:
+        """Mark all tokens from now on with a proven version."""
+        ...
+
+    async def stop(self) -> None:
+        """Shut down."""
+        ...

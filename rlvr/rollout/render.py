@@ -1,0 +1,59 @@
+"""Between messages and token ids, with the model's own chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlvr.errors import BoundaryError, ModelError, boundary
+from rlvr.types import Message
+
+__all__ = ["Renderer"]
+
+
+class Renderer:
+    """Renders conversations; keeps what was sampled to the token."""
+
+    def __init__(self, folder: Path | str) -> None:
+        from transformers import AutoTokenizer
+
+        try:
+            with boundary("tokenizer"):
+                self._tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        except BoundaryError as error:
+            raise ModelError(f"no tokenizer can be loaded from {folder}: {error.reason}") from error
+        if not self._tokenizer.chat_template:
+            raise ModelError(f"the tokenizer in {folder} has no chat template; use an instruction-tuned model")
+
+    def prompt(self, messages: Sequence[Message]) -> NDArray[np.int32]:
+        """Give the token ids [P] of a conversation that the model is to continue."""
+        return self._encode(self._text(messages, open_reply=True))
+
+    def between(self, before: Sequence[Message], after: Sequence[Message], *, ended: bool) -> NDArray[np.int32]:
+        """Give the token ids that lead from the end of `before`'s last reply to the start of the next one.
+
+        `ended` tells whether the reply's own end token was sampled, and so need not be written again.
+        """
+        start = self._text(before, open_reply=False)
+        closing = start[start.rindex(before[-1]["content"]) + len(before[-1]["content"]) :]
+        whole = self._text([*before, *after], open_reply=True)
+        if not whole.startswith(start):
+            raise ModelError("the chat template rewrites earlier turns, so a conversation of several turns has no fixed tokens")
+        end = self._tokenizer.eos_token or ""
+        gap = closing.removeprefix(end) if ended else closing
+        return self._encode(gap + whole[len(start) :])
+
+    def decode(self, token_ids: NDArray[np.int32]) -> str:
+        """Give the text of a reply without special tokens."""
+        return str(self._tokenizer.decode(token_ids.tolist(), skip_special_tokens=True))
+
+    def _text(self, messages: Sequence[Message], *, open_reply: bool) -> str:
+        return str(
+            self._tokenizer.apply_chat_template(list(messages), add_generation_prompt=open_reply, tokenize=False)
+        )
+
+    def _encode(self, text: str) -> NDArray[np.int32]:
+        return np.array(self._tokenizer.encode(text, add_special_tokens=False), dtype=np.int32)

@@ -1,0 +1,218 @@
+"""The rollout worker as a plain class: generate, let the environment reply, await the graders, and take new weights."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rlvr.core.payoff import Payoff, value_of
+from rlvr.errors import EngineError, WeightProofError, boundary
+from rlvr.rollout.engine import Completion, Engine, Sampling
+from rlvr.rollout.grading import GradingPool
+from rlvr.rollout.render import Renderer
+from rlvr.types import (
+    Canary,
+    Done,
+    Group,
+    GroupHeader,
+    Manifest,
+    Message,
+    Receipt,
+    Rollout,
+    Span,
+    Stop,
+    Task,
+    Ungraded,
+    fingerprint,
+)
+
+__all__ = ["RolloutSettings", "Runner", "header_of", "seed_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutSettings:
+    """How replies are sampled."""
+
+    max_new_tokens: int  # over all turns
+    temperature: float
+    max_model_len: int
+
+
+def seed_of(*parts: int | str) -> int:
+    """Derive a seed of 63 bits; every rollout of a run has one of its own, whatever worker draws it."""
+    words = [p if isinstance(p, int) else int.from_bytes(p.encode(), "little") for p in parts]
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class Runner:
+    """Drives one engine. It is fenced until its weights are proven, and again during every push."""
+
+    def __init__(
+        self, name: str, *, engine: Engine, renderer: Renderer, environment: Any, graders: GradingPool,
+        settings: RolloutSettings, payoff: Payoff | None,
+    ) -> None:  # fmt: skip
+        self.name = name
+        self.engine, self.renderer, self.environment, self.graders = engine, renderer, environment, graders
+        self.settings, self.payoff = settings, payoff
+        self._open = asyncio.Event()
+        self._running = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def run(self, task: Task, group_size: int, seed: int, *, greedy: bool = False) -> tuple[GroupHeader, Group]:
+        """Sample and grade one group. Waits while the worker is fenced. Errors: EngineError, BoundaryError."""
+        await self._open.wait()
+        self._running += 1
+        self._idle.clear()
+        start = time.perf_counter()
+        try:
+            temperature = 0.0 if greedy else self.settings.temperature
+            prompt = self.renderer.prompt(task.messages)
+            self._check_room(len(prompt))
+            rollouts = await asyncio.gather(
+                *(self._rollout(task, prompt, i, seed=seed_of(seed, i), temperature=temperature) for i in range(group_size))
+            )
+            grades = tuple(await asyncio.gather(*(self.graders.grade(task, rollout) for rollout in rollouts)))
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._idle.set()
+        values = np.array([value_of(grade, self.payoff) for grade in grades], dtype=np.float32)
+        group = Group(
+            group_id=f"{task.id}-{seed:x}", task=task, rollouts=tuple(rollouts), grades=grades, values=values
+        )
+        return header_of(group, worker=self.name, seed=seed, seconds=time.perf_counter() - start), group
+
+    async def receive(self, manifest: Manifest, canary: Canary, *, fault: str = "") -> Receipt:
+        """Take up a version by the weight law; serve again only once it is proven.
+
+        Order: fence, check bytes, load, read back, canary, stamp, open. After a failure the worker stays fenced.
+        Errors: WeightProofError says what does not hold.
+        """
+        start = time.perf_counter()
+        self._open.clear()
+        await self._idle.wait()
+        stall, proven = 0.0, 0
+        try:
+            await self.engine.verify(manifest)
+            if fault != "weights.drop":
+                stall = await self.engine.load(manifest, skip=_skipped(fault, manifest))
+            proven = await self.engine.read_back(manifest, seed=max(0, manifest.version))
+        except ValueError as error:
+            raise WeightProofError(self.name, manifest.version, str(error)) from error
+        error = await self._canary_error(canary)
+        if not error <= canary.bound:
+            reason = f"the canary is {error:.4f} nats from the learner, bound {canary.bound:.4f}"
+            raise WeightProofError(self.name, manifest.version, reason)
+        await self.engine.stamp(manifest.version)
+        self._open.set()
+        return Receipt(
+            worker=self.name, version=manifest.version, digest=fingerprint(manifest), proven_tensors=proven,
+            total_tensors=len(manifest.tensors), canary_error=error, seconds=time.perf_counter() - start,
+            stall_seconds=stall,
+        )  # fmt: skip
+
+    async def _canary_error(self, canary: Canary) -> float:
+        scored = await asyncio.gather(*(self.engine.score(ids.tolist()) for ids in canary.sequences))
+        gaps = [np.abs(ours - theirs) for ours, theirs in zip(scored, canary.logprobs, strict=True)]
+        return float(np.mean(np.concatenate(gaps)))
+
+    async def _rollout(
+        self, task: Task, prompt: np.ndarray, index: int, *, seed: int, temperature: float
+    ) -> Rollout:
+        start = time.perf_counter()
+        transcript = _Transcript(prompt)
+        messages: list[Message] = list(task.messages)
+        replies: list[str] = []
+        stop = Stop.END
+        for turn in range(self.settings.max_new_tokens):
+            room = self.settings.max_new_tokens - len(transcript.tokens)
+            if room < 1:
+                stop = Stop.LENGTH
+                break
+            sampling = Sampling(max_tokens=room, temperature=temperature, seed=seed_of(seed, turn) if temperature else None)
+            completion = await self.engine.generate(transcript.ids(), sampling=sampling)
+            transcript.sampled(completion)
+            stop = completion.stop
+            replies.append(self.renderer.decode(completion.token_ids))
+            messages.append(Message(role="assistant", content=replies[-1]))
+            answer = await self._reply(task, messages) if stop is Stop.END else Done()
+            if isinstance(answer, Done):
+                break
+            transcript.written(self.renderer.between(messages, answer, ended=stop is Stop.END))
+            messages += answer
+        return Rollout(
+            task_id=task.id, index=index, prompt_ids=prompt, token_ids=np.array(transcript.tokens, dtype=np.int32),
+            logprobs=np.array(transcript.logprobs, dtype=np.float32), spans=tuple(transcript.spans),
+            messages=tuple(messages), reply=replies[-1], stop=stop, seconds=time.perf_counter() - start,
+        )  # fmt: skip
+
+    async def _reply(self, task: Task, messages: Sequence[Message]) -> Sequence[Message] | Done:
+        reply = getattr(self.environment, "reply", None)
+        if reply is None:
+            return Done()
+        with boundary("environment"):
+            answer: Sequence[Message] | Done = await reply(task, tuple(messages))
+            return answer
+
+    def _check_room(self, prompt: int) -> None:
+        if prompt + self.settings.max_new_tokens > self.settings.max_model_len:
+            raise EngineError(
+                f"a prompt of {prompt} tokens and rollout.max_new_tokens = {self.settings.max_new_tokens} exceed "
+                f"rollout.max_model_len = {self.settings.max_model_len}; raise it"
+            )
+
+
+class _Transcript:
+    """The tokens behind the prompt as they come: sampled ones with their spans, others between them."""
+
+    def __init__(self, prompt: np.ndarray) -> None:
+        self.prompt = prompt.tolist()
+        self.tokens: list[int] = []
+        self.logprobs: list[float] = []
+        self.spans: list[Span] = []
+
+    def ids(self) -> list[int]:
+        return self.prompt + self.tokens
+
+    def sampled(self, completion: Completion) -> None:
+        at = len(self.tokens)
+        self.tokens += completion.token_ids.tolist()
+        self.logprobs += completion.logprobs.tolist()
+        self.spans += [Span(start=at + s.start, stop=at + s.stop, version=s.version) for s in completion.spans]
+
+    def written(self, token_ids: np.ndarray) -> None:
+        self.tokens += token_ids.tolist()
+        self.logprobs += [0.0] * len(token_ids)
+
+
+def header_of(group: Group, *, worker: str, seed: int, seconds: float) -> GroupHeader:
+    """Sum a group up for the driver."""
+    graded = tuple(not isinstance(grade, Ungraded) for grade in group.grades)
+    verdicts = ("UNGRADED" if isinstance(g, Ungraded) else g.verdict.value if g.verdict else "" for g in group.grades)
+    return GroupHeader(
+        group_id=group.group_id,
+        task_id=group.task.id,
+        worker=worker,
+        min_version=min(r.min_version for r in group.rollouts),
+        max_version=max(r.max_version for r in group.rollouts),
+        values=tuple(group.values.tolist()),
+        verdicts=tuple(verdicts),
+        graded=graded,
+        lengths=tuple(sum(s.stop - s.start for s in r.spans) for r in group.rollouts),
+        truncated=tuple(r.truncated for r in group.rollouts),
+        seed=seed,
+        reasons=tuple(f"{g.boundary}: {g.reason}" for g in group.grades if isinstance(g, Ungraded)),
+        seconds=seconds,
+    )
+
+
+def _skipped(fault: str, manifest: Manifest) -> list[str]:
+    if fault != "weights.stale_head":
+        return []
+    return [t.name for t in manifest.tensors if t.name == "lm_head.weight"]

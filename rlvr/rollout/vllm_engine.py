@@ -1,0 +1,181 @@
+"""vLLM's asynchronous engine behind our `Engine` protocol."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlvr.errors import BoundaryError, EngineError, ResourceError, boundary
+from rlvr.rollout.engine import Completion, EngineSettings, Sampling
+from rlvr.types import Manifest, Span, Stop
+
+__all__ = ["VllmEngine"]
+
+GIB = 2**30
+# The CPU attention kernel wants multiples of 32; the default of 128 is longer than most prompts, so that nothing of
+# a prompt would ever be shared.
+CPU_BLOCK = 32
+
+
+class VllmEngine:
+    """One vLLM engine. On CPU it binds to the cores that it is given."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self.settings = settings
+        self.version = 0
+        self._engine: Any = None
+        self._numbers = itertools.count()
+
+    async def start(self) -> None:
+        """Load the model and open the weight transfer channel."""
+        self._set_environment()
+        from vllm import AsyncEngineArgs
+        from vllm.config.weight_transfer import WeightTransferConfig
+        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        args = AsyncEngineArgs(
+            **self._arguments(), weight_transfer_config=WeightTransferConfig(backend=self._backend())
+        )
+        try:
+            with boundary("vLLM start-up"):
+                self._engine = AsyncLLM.from_engine_args(args)
+                if self._backend() == "rlvr_shm":
+                    await self._engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
+        except BoundaryError as error:
+            raise self._explain(error) from error
+
+    async def generate(self, prompt_ids: Sequence[int], *, sampling: Sampling) -> Completion:
+        """Sample one reply. A prompt's cached blocks are shared within a version and never across versions."""
+        from vllm import SamplingParams
+
+        params = SamplingParams(
+            temperature=sampling.temperature, max_tokens=sampling.max_tokens, seed=sampling.seed, logprobs=0,
+            detokenize=False,
+        )  # fmt: skip
+        output = (await self._final(prompt_ids, params)).outputs[0]
+        drawn = zip(output.token_ids, output.logprobs, strict=True)
+        return Completion(
+            token_ids=np.array(output.token_ids, dtype=np.int32),
+            logprobs=np.array([table[token].logprob for token, table in drawn], dtype=np.float32),
+            stop=Stop.LENGTH if output.finish_reason == "length" else Stop.END,
+            spans=tuple(Span(start=s.start, stop=s.end, version=_number(s.version)) for s in output.weight_versions),
+        )
+
+    async def score(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """Give log p of every token but the first, by a forward pass through the serving path."""
+        from vllm import SamplingParams
+
+        params = SamplingParams(temperature=1.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
+        final = await self._final(token_ids, params)
+        tables = zip(token_ids[1:], final.prompt_logprobs[1:], strict=True)
+        return np.array([table[token].logprob for token, table in tables], dtype=np.float32)
+
+    async def verify(self, manifest: Manifest) -> None:
+        """Check the bytes in every engine process against the manifest."""
+        await self._rpc("rlvr_verify", manifest)
+
+    async def load(self, manifest: Manifest, *, skip: Sequence[str] = ()) -> float:
+        """Replace the live weights; running requests are kept and wait."""
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        start = time.perf_counter()
+        with boundary("weight update"):
+            await self._engine.pause_generation(mode="keep", clear_cache=False)
+            await self._engine.start_weight_update()
+            info = {"path": manifest.path, "skip": list(skip)}
+            await self._engine.update_weights(WeightTransferUpdateRequest(update_info=info))
+            await self._engine.finish_weight_update()
+            await self._engine.resume_generation()
+        return time.perf_counter() - start
+
+    async def read_back(self, manifest: Manifest, *, seed: int) -> int:
+        """Compare live weights with the manifest's bytes, in every engine process."""
+        return min(await self._rpc("rlvr_read_back", manifest, seed))
+
+    async def stamp(self, version: int) -> None:
+        """Mark all tokens from now on with a proven version."""
+        await self._engine.update_weight_version(str(version))
+        self.version = version
+
+    async def stop(self) -> None:
+        """Shut vLLM down; it must not be left to the interpreter's exit."""
+        if self._engine is not None:
+            self._engine.shutdown()
+            self._engine = None
+
+    async def _final(self, prompt_ids: Sequence[int], params: Any) -> Any:
+        prompt = {"prompt_token_ids": [int(i) for i in prompt_ids], "cache_salt": str(self.version)}
+        final = None
+        with boundary("vLLM"):
+            async for output in self._engine.generate(prompt, params, request_id=str(next(self._numbers))):
+                final = output
+        if final is None:
+            raise EngineError("vLLM ended a request without any output")
+        return final
+
+    async def _rpc(self, method: str, manifest: Manifest, *arguments: Any) -> list[Any]:
+        answers = await self._engine.collective_rpc(method, args=(dataclasses.asdict(manifest), *arguments))
+        for answer in answers:
+            if isinstance(answer, str):  # a worker process says what is wrong; an exception would end the engine
+                raise ValueError(answer)
+        return list(answers)
+
+    def _arguments(self) -> dict[str, Any]:
+        s = self.settings
+        common = {
+            "model": s.model, "dtype": s.dtype, "max_model_len": s.max_model_len, "max_num_seqs": s.max_num_seqs,
+            "logprobs_mode": "processed_logprobs", "enable_prefix_caching": True, "disable_log_stats": True,
+            "worker_extension_cls": "rlvr.weights.transport.ProofExtension",
+        }  # fmt: skip
+        if s.kind != "cpu":
+            return common
+        # Chunked prefill would rewind a request's generator, which a CPU generator cannot do; without it a prompt is
+        # computed whole, so the budget must hold the longest one.
+        return common | {
+            "enforce_eager": True, "block_size": CPU_BLOCK, "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(4096, s.max_model_len),
+        }  # fmt: skip
+
+    def _backend(self) -> str:
+        return "rlvr_shm" if self.settings.transport == "shm" else self.settings.transport
+
+    def _set_environment(self) -> None:
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        os.environ["VLLM_NO_USAGE_STATS"] = "1"
+        if self.settings.kind == "cpu":
+            cores = self.settings.cores or tuple(sorted(os.sched_getaffinity(0)))
+            os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, round(self.settings.kv_cache_gib)))
+            os.environ["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
+            self._check_memory()
+
+    def _check_memory(self) -> None:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
+        with open("/proc/meminfo") as lines:
+            free = next((int(x.split()[1]) * 1024 / GIB for x in lines if x.startswith("MemAvailable")), free)
+        if self.settings.kv_cache_gib > free:
+            raise ResourceError(
+                f"rollout.kv_cache_gib asks for {self.settings.kv_cache_gib:g} GiB but only {free:.1f} GiB are free; "
+                "lower it or free memory"
+            )
+
+    def _explain(self, error: BoundaryError) -> EngineError | ResourceError:
+        text = error.reason.lower()
+        if "kv cache" in text or "out of memory" in text or "cannot allocate" in text:
+            return ResourceError(
+                f"too little memory for the KV cache: rollout.kv_cache_gib = {self.settings.kv_cache_gib:g} does not "
+                f"hold one sequence of {self.settings.max_model_len} tokens; raise it, or lower rollout.max_model_len"
+            )
+        return EngineError(f"vLLM did not start: {error.reason}")
+
+
+def _number(version: str) -> int:
+    # vLLM labels tokens "default" until a version is set; no group is sampled before that
+    return int(version) if version.isdigit() else -1

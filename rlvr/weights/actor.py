@@ -1,0 +1,59 @@
+"""The weight service as a Ray actor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+
+from rlvr.errors import cause_of
+from rlvr.types import Receipt
+from rlvr.weights.export import export
+from rlvr.weights.service import Fault, WeightService
+
+__all__ = ["WeightServiceActor"]
+
+
+@ray.remote(num_cpus=0)
+class WeightServiceActor:
+    """Wires the plain service to the learner's and the workers' handles."""
+
+    def __init__(
+        self, learner: Any, workers: dict[str, Any], *, sequences: Sequence[NDArray[np.int32]], folder: str,
+        deadline_s: float, fault: Fault | None,
+    ) -> None:  # fmt: skip
+        def export_there(**request: Any) -> Any:
+            return learner.export.remote(export, **request)
+
+        receivers = {name: handle.receive.remote for name, handle in workers.items()}
+        self._service = WeightService(
+            export_there, receivers, sequences=sequences, folder=folder, deadline_s=deadline_s, fault=fault
+        )
+
+    async def self_test(self, version: int) -> dict[str, float]:
+        """See `WeightService.self_test`."""
+        try:
+            return await self._service.self_test(version)
+        except Exception as error:
+            raise cause_of(error) from None
+
+    async def publish(self, version: int) -> list[Receipt]:
+        """See `WeightService.publish`."""
+        try:
+            return await self._service.publish(version)
+        except Exception as error:
+            raise cause_of(error) from None
+
+    async def join(self, worker: str, handle: Any) -> Receipt:
+        """See `WeightService.join`."""
+        try:
+            return await self._service.join(worker, handle.receive.remote)
+        except Exception as error:
+            raise cause_of(error) from None
+
+    def close(self) -> None:
+        """See `WeightService.close`."""
+        self._service.close()

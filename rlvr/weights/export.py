@@ -1,0 +1,60 @@
+"""The learner's tensors, written where the engines can read them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlvr.errors import ResourceError
+from rlvr.types import Manifest
+from rlvr.weights.manifest import describe, open_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["corrupt", "export", "leave_out"]
+
+
+def export(tensors: Iterable[tuple[str, Tensor]], *, version: int, folder: str) -> Manifest:
+    """Write one version to `folder` and give its manifest. The file appears whole or not at all."""
+    from safetensors.torch import save_file
+
+    named = {name: tensor.contiguous() for name, tensor in tensors}
+    # tied tensors share storage, which the format refuses; each name is sent with bytes of its own
+    owners: dict[int, str] = {}
+    for name, tensor in named.items():
+        if owners.setdefault(tensor.data_ptr(), name) != name:
+            named[name] = tensor.clone()
+    path = Path(folder) / f"version-{version}.safetensors"
+    scratch = path.with_suffix(".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(named, scratch)
+        os.replace(scratch, path)
+    except OSError as error:
+        scratch.unlink(missing_ok=True)
+        raise ResourceError(f"the weights of version {version} cannot be written to {folder}: {error}") from error
+    return Manifest(version=version, kind="full", tensors=describe(named.items()), path=str(path))
+
+
+def corrupt(manifest: Manifest) -> None:
+    """Flip bytes in the middle of the file (a fault, injected after the digest was taken)."""
+    with open(manifest.path, "r+b") as file:
+        middle = os.path.getsize(manifest.path) // 2
+        file.seek(middle)
+        data = file.read(64)
+        file.seek(middle)
+        file.write(bytes(byte ^ 0xFF for byte in data))
+
+
+def leave_out(manifest: Manifest, *, count: int = 3) -> None:
+    """Write the file again without some of its tensors (a fault)."""
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.clone() for name, tensor in open_tensors(manifest.path).items()}
+    for name in sorted(tensors)[-count:]:
+        del tensors[name]
+    save_file(tensors, manifest.path + ".part")
+    os.replace(manifest.path + ".part", manifest.path)

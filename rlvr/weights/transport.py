@@ -1,0 +1,177 @@
+"""What runs inside vLLM's own processes: our CPU transport, and the proof that live weights equal the bytes sent.
+
+vLLM loads this module in each of its processes through the entry point `vllm.general_plugins`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.model_executor.layers.linear import LinearBase
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+
+from rlvr.weights.manifest import check, from_mapping, open_tensors
+
+__all__ = ["ProofExtension", "SharedMemoryEngine", "register"]
+
+# One-hot inputs per linear layer and push. A stale tensor is missed only if none of the columns that they read changed.
+PROBES = 64
+EMBEDDING_ROWS = 4096
+
+
+def register() -> None:
+    """Register our backend as `rlvr_shm`. vLLM calls this in every process, some of them twice."""
+    if "rlvr_shm" not in WeightTransferEngineFactory._registry:
+        WeightTransferEngineFactory.register_engine("rlvr_shm", SharedMemoryEngine)
+
+
+@dataclass
+class SharedMemoryInit(WeightTransferInitInfo):
+    """Nothing to agree on beforehand."""
+
+
+@dataclass
+class SharedMemoryUpdate(WeightTransferUpdateInfo):
+    """Where the bytes lie, and which tensors to leave out (only fault injection asks for that)."""
+
+    path: str = ""
+    skip: list[str] = field(default_factory=list)
+
+
+class SharedMemoryEngine(WeightTransferEngine):  # type: ignore[type-arg]
+    """Loads a safetensors file that the learner wrote to shared memory."""
+
+    init_info_cls = SharedMemoryInit
+    update_info_cls = SharedMemoryUpdate
+
+    def init_transfer_engine(self, init_info: SharedMemoryInit) -> None:
+        """Need nothing."""
+
+    def start_weight_update(self) -> None:
+        """Put the model's layers into loading state. From here there is no way back."""
+        from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
+
+        initialize_layerwise_reload(self.model)
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        """Load all tensors. The base class would synchronize an accelerator, which a CPU has not."""
+        self.receive_weights(self.parse_update_info(update_info))
+
+    def receive_weights(self, update_info: SharedMemoryUpdate) -> None:
+        """Load the tensors of the file, in file order."""
+        tensors = open_tensors(update_info.path)
+        self.model.load_weights((name, t) for name, t in tensors.items() if name not in update_info.skip)
+
+    def finish_weight_update(self) -> None:
+        """Finish loading. A layer with parameters that received none is an error here; vLLM only logs it."""
+        from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+
+        unloaded = list(_unloaded(self.model))
+        finalize_layerwise_reload(self.model, self.model_config)
+        if unloaded:
+            # read by ProofExtension: an exception here would take the whole engine down without saying why
+            self.model._rlvr_unloaded = unloaded
+        else:
+            self.model._rlvr_unloaded = []
+
+    def shutdown(self) -> None:
+        """Hold nothing."""
+
+
+def _unloaded(model: torch.nn.Module) -> Iterator[str]:
+    from vllm.model_executor.layers.attention import is_deferred_attention_layer
+    from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
+
+    for name, layer in model.named_modules():
+        info = get_layerwise_info(layer)
+        if info.can_load() and info.load_numel <= 0 and (info.load_numel_total or 0) > 0:  # noqa: SIM102
+            if not is_deferred_attention_layer(layer):
+                yield name
+
+
+class ProofExtension:
+    """Methods that vLLM adds to its workers. Each answers with a sentence where something is wrong."""
+
+    model_runner: Any
+
+    def rlvr_verify(self, manifest: dict[str, Any]) -> str | bool:
+        """Check the bytes against the manifest; touch nothing live."""
+        try:
+            known = from_mapping(manifest)
+            check(known, open_tensors(known.path))
+        except (ValueError, OSError) as error:
+            return str(error)
+        return True
+
+    def rlvr_read_back(self, manifest: dict[str, Any], seed: int) -> str | int:
+        """Compare live weights with the bytes; give how many of the manifest's tensors were found equal."""
+        model = self.model_runner.get_model()
+        unloaded = getattr(model, "_rlvr_unloaded", [])
+        if unloaded:
+            return f"vLLM failed to load weights for {', '.join(unloaded[:3])}"
+        return compare(model, open_tensors(from_mapping(manifest).path), seed=seed)
+
+
+@torch.no_grad()
+def compare(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], *, seed: int) -> str | int:
+    """Read live weights back through the layers that use them, and compare them bit by bit with the bytes sent.
+
+    A one-hot input makes a linear layer answer with one column of the matrix it really multiplies by, packed or not:
+    one product by 1 and sums with 0 are exact. So this sees private copies that no parameter shows.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    packed = getattr(model, "packed_modules_mapping", {})
+    proven = 0
+    for name, module in model.named_modules():
+        for names, live, sent in _views(name, module, tensors, packed, generator):
+            absent = [n for n in names if n not in tensors]
+            if absent:
+                return f"the engine has {name} but {absent[0]} was not sent"
+            if not torch.equal(live, sent().to(live.dtype)):
+                return f"{names[0]} differs between engine and learner"
+            proven += len(names)
+    return proven
+
+
+def _views(
+    name: str, module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], packed: Mapping[str, list[str]],
+    generator: torch.Generator,
+) -> Iterator[tuple[list[str], torch.Tensor, Any]]:  # fmt: skip
+    """Yield (tensor names, what the live module holds, what it should hold) for every weight of one module."""
+    prefix, _, leaf = name.rpartition(".")
+    parts = [f"{prefix}.{p}" if prefix else p for p in packed.get(leaf, [leaf])]
+    handled = set()
+    if isinstance(module, LinearBase | ParallelLMHead):
+        names = [f"{part}.weight" for part in parts]
+        width = int(getattr(module, "input_size", 0) or module.embedding_dim)
+        chosen = torch.randperm(width, generator=generator)[:PROBES]
+        inputs = torch.nn.functional.one_hot(chosen, width).to(module.params_dtype if hasattr(module, "params_dtype") else module.weight.dtype)
+        live = module.quant_method.apply(module, inputs, None)
+
+        def columns() -> torch.Tensor:
+            whole = torch.cat([tensors[n] for n in names])
+            return whole[:, chosen].T
+
+        rows = sum(len(tensors[n]) for n in names if n in tensors)
+        yield names, live[:, :rows], columns
+        handled.add("weight")
+    elif isinstance(module, VocabParallelEmbedding):
+        whole = f"{name}.weight"
+        count = len(tensors[whole]) if whole in tensors else 1
+        ids = torch.randperm(count, generator=generator)[:EMBEDDING_ROWS]
+        yield [whole], module.quant_method.embedding(module, ids), lambda: tensors[whole][ids]
+        handled.add("weight")
+    for key, parameter in module._parameters.items():
+        if parameter is None or key in handled or parameter.numel() == 0:
+            continue
+        names = [f"{part}.{key}" for part in parts]
+        yield names, parameter, lambda names=names: torch.cat([tensors[n] for n in names])
