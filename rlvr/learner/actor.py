@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from rlvr.learner import checkpoint
 from rlvr.learner.algorithm import Algorithm
-from rlvr.learner.model import prepare
 from rlvr.learner.step import Learner, Totals
 from rlvr.types import Group, Manifest
 
@@ -54,8 +53,3 @@ class LearnerActor:
         """Give the number of optimizer steps taken."""
         return self._learner.version
 
-
-@ray.remote(num_cpus=0)
-def prepare_model(path: str) -> str:
-    """Resolve or make the model's folder in a process of its own, so that the driver never loads torch."""
-    return str(prepare(path))

@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import ray
+from numpy.typing import NDArray
 
 from rlvr import plugins
 from rlvr.core.payoff import Payoff
@@ -16,7 +18,7 @@ from rlvr.rollout.grading import GradingPool, RewardSpec
 from rlvr.rollout.render import Renderer
 from rlvr.rollout.runner import RolloutSettings, Runner
 from rlvr.rollout.vllm_engine import VllmEngine
-from rlvr.types import Canary, Group, GroupHeader, Manifest, Receipt, Task
+from rlvr.types import Canary, Group, GroupHeader, Manifest, Message, Receipt, Task
 
 __all__ = ["RolloutActor"]
 
@@ -53,6 +55,10 @@ class RolloutActor:
     async def run(self, task: Task, group_size: int, seed: int, greedy: bool = False) -> tuple[GroupHeader, Group]:
         """See `Runner.run`. Header and group are two results, so that the driver owns both."""
         return await self._runner.run(task, group_size, seed, greedy=greedy)
+
+    async def render(self, messages: Sequence[Message]) -> NDArray[np.int32]:
+        """Give the token ids of a prompt."""
+        return self._runner.renderer.prompt(messages)
 
     async def receive(self, manifest: Manifest, canary: Canary, *, fault: str = "") -> Receipt:
         """See `Runner.receive`."""

@@ -75,13 +75,9 @@ class SharedMemoryEngine(WeightTransferEngine):  # type: ignore[type-arg]
         """Finish loading. A layer with parameters that received none is an error here; vLLM only logs it."""
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
-        unloaded = list(_unloaded(self.model))
+        # read by ProofExtension: an exception here would take the whole engine down without saying why
+        self.model._rlvr_unloaded = list(_unloaded(self.model))
         finalize_layerwise_reload(self.model, self.model_config)
-        if unloaded:
-            # read by ProofExtension: an exception here would take the whole engine down without saying why
-            self.model._rlvr_unloaded = unloaded
-        else:
-            self.model._rlvr_unloaded = []
 
     def shutdown(self) -> None:
         """Hold nothing."""
@@ -93,9 +89,11 @@ def _unloaded(model: torch.nn.Module) -> Iterator[str]:
 
     for name, layer in model.named_modules():
         info = get_layerwise_info(layer)
-        if info.can_load() and info.load_numel <= 0 and (info.load_numel_total or 0) > 0:  # noqa: SIM102
-            if not is_deferred_attention_layer(layer):
-                yield name
+        if not info.can_load() or is_deferred_attention_layer(layer) or info.load_numel > 0:
+            continue
+        parameters, _ = info.kernel_tensors or ({}, {})  # layers with buffers only, as rotary tables, get nothing
+        if parameters:
+            yield name
 
 
 class ProofExtension:

@@ -1,0 +1,217 @@
+"""The command line. Every failure that we can explain is one line on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from rlvr.errors import ConfigError, PluginError, RlvrError, WeightProofError
+
+app = typer.Typer(
+    help="Reinforcement learning of language models with rewards that can be checked.",
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
+)  # fmt: skip
+
+RecipePath = Annotated[Path, typer.Argument(help="The recipe, a TOML file; launch/ holds some to start from.")]
+Override = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=C", help="Override one key of the recipe. Can be given several times."),
+]
+
+
+@app.command()
+def train(
+    recipe: RecipePath,
+    set_: Override = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Where the run is kept. Default: runs/NAME.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of the run.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe as JSON and stop.")] = False,
+    inject: Annotated[
+        str | None,
+        typer.Option(metavar="FAULT@VERSION", help="Break a weight push on purpose, to see it caught: weights.corrupt, "
+                     "weights.drop, weights.partial or weights.stale_head."),
+    ] = None,
+) -> None:  # fmt: skip
+    """Train a model by a recipe, with held-out evaluation before and after."""
+    from rlvr.config import load_recipe
+
+    resolved = load_recipe(recipe, overrides=set_ or ())
+    if dry_run:
+        typer.echo(json.dumps(resolved.model_dump(mode="json"), indent=2))
+        return
+    from rlvr.observe.progress import RunView
+
+    _require_training()
+    from rlvr.loop.driver import Interrupted
+    from rlvr.loop.driver import train as run
+    from rlvr.weights.service import parse_fault
+
+    try:
+        fault = parse_fault(inject) if inject else None
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    folder = run_dir or Path("runs") / resolved.name
+    with RunView(resolved.name, steps=resolved.steps) as view:
+        view.header(
+            {
+                "model": resolved.model.path,
+                "algorithm": resolved.algorithm.preset,
+                "environment": resolved.environment.name,
+                "hardware": resolved.hardware.kind,
+            }
+        )
+        try:
+            run(resolved, run_dir=folder, resume=resume, fault=fault, view=view)
+        except Interrupted as stopped:
+            where = f" --run-dir {run_dir}" if run_dir else ""
+            view.warn(f"{stopped}; go on with: rlvr train {recipe}{where} --resume")
+            raise typer.Exit(130) from None
+    if fault:
+        typer.echo(f"the injected fault {inject} was never reached", err=True)
+        raise typer.Exit(1)
+
+
+@app.command(name="eval")
+def evaluate(
+    recipe: RecipePath,
+    set_: Override = None,
+    model: Annotated[str | None, typer.Option(help="A folder (a checkpoint, say) instead of the recipe's model.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Replies per task; above 1 they are sampled, and pass@k shown.")] = 1,
+    out: Annotated[Path, typer.Option(help="Where the replies are written.")] = Path("eval.jsonl"),
+) -> None:
+    """Evaluate a model on the recipe's held-out tasks, with 95 % intervals."""
+    from rlvr.config import load_recipe
+
+    overrides = [*(set_ or ()), *([f"model.path={json.dumps(model)}"] if model else [])]
+    resolved = load_recipe(recipe, overrides=overrides)
+    _require_training()
+    from rlvr.loop.driver import evaluate_model
+    from rlvr.loop.evaluate import accuracy_of, pass_at
+    from rlvr.observe.progress import RunView
+
+    with RunView(resolved.name, steps=0) as view:
+        lines = evaluate_model(resolved, view=view, samples=samples, out=out)
+        view.evaluation("accuracy", accuracy_of(lines))
+        for k, share in pass_at(lines, samples=samples).items():
+            view.phase(f"pass@{k}: {100 * share.estimate:.1f} % [{100 * share.low:.1f}, {100 * share.high:.1f}]")
+        view.phase(f"replies in {out}")
+
+
+@app.command()
+def check(
+    plugin: Annotated[str, typer.Argument(help="A name that `rlvr plugins` lists, or module:attr.")],
+    environment: Annotated[str, typer.Option(help="For a reward: the environment whose tasks it grades.")] = "arithmetic",
+    option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of the plug-in.")] = None,
+) -> None:
+    """Run the contract suite on an environment or a reward."""
+    from itertools import islice
+
+    from rlvr import plugins, testing
+
+    options = dict(_option(text) for text in option or ())
+    group = _group_of(plugin)
+    made = plugins.create(group, plugin, options)
+    if group == plugins.ENVIRONMENTS:
+        findings = testing.check_environment(made)
+    else:
+        tasks = plugins.create(plugins.ENVIRONMENTS, environment, {}).tasks("eval", seed=0)
+        findings = testing.check_reward(made, list(islice(tasks, 64)))
+    for finding in findings:
+        typer.echo(f"- {finding}")
+    if findings:
+        raise PluginError(f"{plugin} breaks its contract in {len(findings)} place(s)")
+    typer.echo(f"{plugin} keeps its contract")
+
+
+@app.command(name="plugins")
+def list_plugins() -> None:
+    """List the environments and rewards that are installed."""
+    from rlvr import plugins
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("kind", "name", "where"):
+        table.add_column(heading)
+    for group in (plugins.ENVIRONMENTS, plugins.REWARDS):
+        for name, where in plugins.known(group).items():
+            table.add_row(group.removeprefix("rlvr.").rstrip("s"), name, where)
+    Console().print(table)
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Look at this machine: what a run would find, and what is missing."""
+    from rlvr.observe.doctor import examine
+
+    facts = examine()
+    if as_json:
+        typer.echo(json.dumps([fact._asdict() for fact in facts], indent=2))
+    else:
+        for fact in facts:
+            mark = {"ok": "[green]✓[/]", "note": "[yellow]![/]", "missing": "[red]✗[/]"}[fact.state]
+            Console(highlight=False).print(f"{mark} {fact.name}: {fact.text}")
+    if any(fact.state == "missing" for fact in facts):
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="A run directory.")]) -> None:
+    """Write a run's report.html: curves, intervals, replies."""
+    from rlvr.observe.report import render_report
+
+    typer.echo(str(render_report(run)))
+
+
+def main() -> None:
+    """Run the command line; turn what we can explain into one line and an exit status."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        app()
+    except WeightProofError as error:
+        print(f"WeightProofError: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(error.exit_code)
+    except RlvrError as error:
+        print(f"rlvr: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("rlvr: stopped at once; the last checkpoint stands", file=sys.stderr)  # noqa: T201
+        sys.exit(130)
+
+
+def _require_training() -> None:
+    from importlib.util import find_spec
+
+    missing = [name for name in ("torch", "ray", "vllm", "transformers") if find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"training needs {', '.join(missing)}: run `make setup`, or pip install rlvr[cpu] or rlvr[gpu]")
+
+
+def _group_of(plugin: str) -> str:
+    from rlvr import plugins
+
+    if ":" in plugin:
+        return plugins.ENVIRONMENTS if hasattr(plugins.load(plugins.ENVIRONMENTS, plugin), "tasks") else plugins.REWARDS
+    found = [g for g in (plugins.ENVIRONMENTS, plugins.REWARDS) if plugin in plugins.known(g)]
+    if not found:
+        plugins.load(plugins.REWARDS, plugin)  # says what is known
+    return found[0]
+
+
+def _option(text: str) -> tuple[str, Any]:
+    key, found, value = text.partition("=")
+    if not found:
+        raise ConfigError(f"--option takes KEY=VALUE, not {text!r}")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
+if __name__ == "__main__":
+    main()

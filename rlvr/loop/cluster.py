@@ -1,0 +1,254 @@
+"""Ray: who runs where, and every wait with a deadline."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+from rlvr.config import Recipe
+from rlvr.errors import EngineError, ResourceError, brief, cause_of
+from rlvr.learner.actor import LearnerActor
+from rlvr.learner.algorithm import Algorithm
+from rlvr.learner.step import Totals
+from rlvr.rollout.actor import RolloutActor
+from rlvr.rollout.engine import EngineSettings
+from rlvr.rollout.grading import RewardSpec
+from rlvr.rollout.runner import RolloutSettings
+from rlvr.types import Group, GroupHeader, Receipt, Task
+from rlvr.weights.actor import WeightServiceActor
+from rlvr.weights.service import Fault
+
+__all__ = ["Cluster"]
+
+Arrived = list[tuple[GroupHeader, Any]]
+START_S = 600.0
+CANARY_SEQUENCES, CANARY_TOKENS = 4, 64
+
+
+class Cluster:
+    """The actors of one run: learner, rollout workers, weight service. Use it as a context manager."""
+
+    def __init__(self, recipe: Recipe, *, model: Path, warn: Callable[[str], None]) -> None:
+        self.recipe, self.model, self.warn = recipe, model, warn
+        self.restarts = 0
+        self._folder = _shared_folder(model)
+        self._workers: dict[str, Any] = {}
+        self._learner: Any = None
+        self._service: Any = None
+
+    def __enter__(self) -> Cluster:
+        """Start Ray, the learner and the workers."""
+        _start_ray(self.recipe.hardware.ray_address)
+        try:
+            self._learner = LearnerActor.options(**self._place("learner")).remote(
+                str(self.model), algorithm_of(self.recipe), **self._learner_settings()
+            )
+            self._workers = {f"worker-{i}": self._start_worker(i) for i in range(self.recipe.rollout.workers)}
+            self._get([w.start.remote() for w in self._workers.values()], START_S, "the engines to start")
+            self._get(self._learner.version.remote(), START_S, "the learner to load the model")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Shut everything down and remove the shared files."""
+        for handle in self._workers.values():
+            _quietly(handle.stop.remote())
+        if self._service is not None:
+            _quietly(self._service.close.remote())
+        ray.shutdown()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def prove(self, tasks: Sequence[Task], version: int, *, fault: Fault | None) -> dict[str, float]:
+        """Start the weight service, test it on perturbed weights, and bring all workers to `version`."""
+        render = next(iter(self._workers.values())).render
+        prompts = self._get([render.remote(t.messages) for t in tasks[:CANARY_SEQUENCES]], START_S, "the canary")
+        sequences = [np.asarray(ids[-CANARY_TOKENS:]) for ids in prompts]
+        self._service = WeightServiceActor.remote(
+            self._learner, self._workers, sequences=sequences, folder=str(self._folder),
+            deadline_s=self.recipe.weights.deadline_s, fault=fault,
+        )  # fmt: skip
+        return self._get(self._service.self_test.remote(version), START_S, "the weight self-test")
+
+    def rollout(self, tasks: Sequence[Task], seeds: Sequence[int], *, group_size: int, greedy: bool = False) -> Arrived:
+        """Sample one group per task, in the order of tasks. A group whose worker died is sampled again elsewhere."""
+        names = list(self._workers)
+        pending: dict[Any, int] = {}
+        arrived: dict[int, tuple[GroupHeader, Any]] = {}
+        groups: dict[Any, Any] = {}
+
+        def submit(index: int) -> None:
+            worker = self._workers[names[index % len(names)]]
+            header, group = worker.run.remote(tasks[index], group_size, seeds[index], greedy)
+            pending[header], groups[header] = index, group
+
+        for index in range(len(tasks)):
+            submit(index)
+        while pending:
+            done, _ = ray.wait(list(pending), timeout=self.recipe.rollout.deadline_s)
+            if not done:
+                late = names[next(iter(pending.values())) % len(names)]
+                raise EngineError(
+                    f"{late} sent no group for {self.recipe.rollout.deadline_s:g} s, {len(pending)} are open; "
+                    "raise rollout.deadline_s if replies take that long"
+                )
+            index = pending.pop(done[0])
+            try:
+                arrived[index] = (_resolve(done[0]), groups[done[0]])
+            except ray.exceptions.RayActorError as error:
+                self._revive(names[index % len(names)], error)
+                submit(index)
+        return [arrived[i] for i in range(len(tasks))]
+
+    def learn(self, references: Sequence[Any], totals: Totals) -> dict[str, float]:
+        """Let the learner take one step."""
+        call = self._learner.step.remote(list(references), totals)
+        return dict(self._get(call, self.recipe.rollout.deadline_s, "the learner's step"))
+
+    def publish(self, version: int) -> list[Receipt]:
+        """Push the learner's weights to all workers and prove them there."""
+        deadline = 2 * self.recipe.weights.deadline_s
+        return list(self._get(self._service.publish.remote(version), deadline, "the weight service"))
+
+    def fetch(self, references: Sequence[Any]) -> list[Group]:
+        """Bring groups to the driver."""
+        return list(self._get(list(references), self.recipe.rollout.deadline_s, "groups"))
+
+    def save(self, folder: Path, facts: Mapping[str, Any]) -> None:
+        """Write a checkpoint. Errors: CheckpointError."""
+        self._get(self._learner.save.remote(str(folder.absolute()), dict(facts)), START_S, "the checkpoint")
+
+    def restore(self, folder: Path) -> dict[str, Any]:
+        """Load a checkpoint and give its facts. Errors: CheckpointError."""
+        return dict(self._get(self._learner.restore.remote(str(folder.absolute())), START_S, "the checkpoint"))
+
+    def _revive(self, name: str, error: Exception) -> None:
+        """Put a new worker in the place of a dead one; it serves nothing before its weights are proven."""
+        if self._alive(name):
+            return  # another group's error has already brought it back
+        self.restarts += 1
+        if self.restarts > 3:
+            raise EngineError(f"{name} died for the {self.restarts}th time: {brief(error)}")
+        self.warn(f"{name} died ({brief(error, limit=120)}); starting another and sampling its groups again")
+        self._workers[name] = self._start_worker(int(name.rpartition("-")[2]))
+        self._get(self._workers[name].start.remote(), START_S, f"{name} to start again")
+        self._get(self._service.join.remote(name, self._workers[name]), START_S, f"{name} to prove its weights")
+
+    def _alive(self, name: str) -> bool:
+        try:
+            ray.get(self._workers[name].lost_graders.remote(), timeout=30)
+        except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+            return False
+        return True
+
+    def _start_worker(self, index: int) -> Any:
+        r = self.recipe.rollout
+        cores = sorted(os.sched_getaffinity(0))
+        share = tuple(cores[index::r.workers]) if r.workers <= len(cores) else tuple(cores)
+        engine = EngineSettings(
+            model=str(self.model), kind=self.recipe.hardware.kind, max_model_len=r.max_model_len,
+            max_num_seqs=r.max_num_seqs, kv_cache_gib=r.kv_cache_gib, cores=share,
+            transport=transport_of(self.recipe),
+        )  # fmt: skip
+        return RolloutActor.options(**self._place("worker")).remote(
+            f"worker-{index}",
+            engine=engine,
+            settings=RolloutSettings(
+                max_new_tokens=r.max_new_tokens, temperature=r.temperature, max_model_len=r.max_model_len
+            ),
+            payoff=self.recipe.payoff.record() if self.recipe.payoff else None,
+            environment=(self.recipe.environment.name, self.recipe.environment.options),
+            rewards=[RewardSpec(name=p.name, weight=p.weight, options=p.options) for p in self.recipe.reward],
+            grading={
+                "processes": r.grading_processes, "timeout_s": r.grading_timeout_s, "memory_mb": r.grading_memory_mb
+            },
+        )  # fmt: skip
+
+    def _learner_settings(self) -> dict[str, Any]:
+        h = self.recipe.hardware
+        threads = h.threads or len(os.sched_getaffinity(0))
+        device = "cuda" if h.kind == "gpu" else "cpu"
+        return {"tokens_per_microbatch": h.tokens_per_microbatch, "threads": threads, "device": device}
+
+    def _place(self, role: str) -> dict[str, Any]:
+        # plug-ins given as module:attr live in the user's folder; Ray's workers must find them there
+        here = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH", "")]))
+        return {
+            "num_gpus": 1 if self.recipe.hardware.kind == "gpu" else 0,
+            "runtime_env": {"env_vars": {"PYTHONPATH": here, "TOKENIZERS_PARALLELISM": "false"}},
+            "name": None,
+        } | ({"max_restarts": 0} if role == "worker" else {})
+
+    def _get(self, reference: Any, timeout: float, what: str) -> Any:
+        try:
+            if isinstance(reference, list):
+                return [_resolve(one, timeout=timeout) for one in reference]
+            return _resolve(reference, timeout=timeout)
+        except ray.exceptions.GetTimeoutError as error:
+            raise EngineError(f"the driver waited {timeout:g} s for {what}") from error
+        except ray.exceptions.RayActorError as error:
+            raise EngineError(f"an actor died while the driver waited for {what}: {brief(error)}") from error
+
+
+def algorithm_of(recipe: Recipe) -> Algorithm:
+    """Give the learner's conventions as the recipe states them."""
+    a = recipe.algorithm
+    return Algorithm(
+        advantage_scale=a.advantage_scale, advantage_ddof=a.advantage_ddof, advantage_eps=a.advantage_eps,
+        clip_low=a.clip_low, clip_high=a.clip_high, loss_per=a.loss_per,
+        loss_constant=recipe.rollout.max_new_tokens if a.loss_per == "constant" else None,
+        learning_rate=a.learning_rate, warmup_steps=a.warmup_steps, weight_decay=a.weight_decay,
+        betas=(a.beta1, a.beta2), max_grad_norm=a.max_grad_norm, temperature=recipe.rollout.temperature,
+    )  # fmt: skip
+
+
+def transport_of(recipe: Recipe) -> str:
+    """Resolve weights.transport = "auto": shared memory on CPU, CUDA IPC on GPU."""
+    wanted = recipe.weights.transport
+    if wanted != "auto":
+        return wanted
+    return "shm" if recipe.hardware.kind == "cpu" else "ipc"
+
+
+def _resolve(reference: Any, *, timeout: float | None = None) -> Any:
+    try:
+        return ray.get(reference, timeout=timeout)
+    except ray.exceptions.RayTaskError as error:
+        cause = cause_of(error)
+        if cause is error:
+            raise EngineError(f"an actor failed: {brief(error.cause)}") from error
+        raise cause from None
+
+
+def _quietly(reference: Any) -> None:
+    try:
+        ray.get(reference, timeout=20)
+    except ray.exceptions.RayError:
+        return  # it is going away in any case
+
+
+def _start_ray(address: str | None) -> None:
+    try:
+        ray.init(
+            address=address or "local", include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+            **({} if address else {"num_cpus": os.cpu_count(), "object_store_memory": 256 * 2**20}),
+        )  # fmt: skip
+    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        where = f"the cluster at hardware.ray_address = {address!r}" if address else "a Ray of its own"
+        raise ResourceError(f"the run cannot reach {where}: {brief(error)}") from error
+
+
+def _shared_folder(model: Path) -> Path:
+    """Choose where versions are written: shared memory where two of them fit, else the temporary folder."""
+    need = 2.5 * sum(f.stat().st_size for f in model.glob("*.safetensors"))
+    memory = Path("/dev/shm")
+    parent = memory if memory.is_dir() and shutil.disk_usage(memory).free > need else Path(tempfile.gettempdir())
+    return Path(tempfile.mkdtemp(prefix="rlvr-weights-", dir=parent))

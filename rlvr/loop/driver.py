@@ -1,0 +1,190 @@
+"""The story of a run, from top to bottom."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rlvr import plugins
+from rlvr.config import Recipe
+from rlvr.learner.model import prepare
+from rlvr.learner.step import Totals
+from rlvr.loop import evaluate
+from rlvr.loop.buffer import Buffer
+from rlvr.loop.cluster import Cluster
+from rlvr.loop.guard import Guard
+from rlvr.loop.ledger import RunDirectory, TaskStream, eval_tasks
+from rlvr.observe.metrics import append_line, as_line, push_metrics, step_metrics, write_json
+from rlvr.observe.progress import RunView
+from rlvr.observe.recorder import make_recorder
+from rlvr.observe.trackers import TrackerSet, make_trackers
+from rlvr.rollout.runner import seed_of
+from rlvr.types import StepReport, Task
+from rlvr.weights.service import Fault
+
+__all__ = ["Interrupted", "evaluate_model", "train"]
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error: the user asked for it
+    """The run was stopped by Ctrl-C or SIGTERM after a whole step, and saved."""
+
+
+def train(
+    recipe: Recipe, *, run_dir: Path, resume: bool = False, fault: Fault | None = None, view: RunView
+) -> dict[str, Any]:
+    """Train by the recipe and give the summary. Errors: RlvrError, or Interrupted once the run is saved."""
+    began = time.perf_counter()
+    run = RunDirectory(run_dir)
+    environment = plugins.create(plugins.ENVIRONMENTS, recipe.environment.name, recipe.environment.options)
+    held_out = eval_tasks(environment, count=recipe.eval.tasks)
+    checkpoint = run.newest() if resume else None
+    model = prepare(recipe.model.path)
+    if not resume and (moved := run.begin(recipe)):
+        view.warn(f"an older run was moved to {moved}")
+
+    with Cluster(recipe, model=model, warn=view.warn) as cluster, _stop_signals(view) as stop:
+        step = run.resume(recipe, cluster.restore(checkpoint)) if checkpoint else 0
+        view.phase(f"learner and {recipe.rollout.workers} rollout worker(s) ready after {_since(began)}")
+        proof = cluster.prove(held_out, step, fault=fault)
+        view.phase(
+            f"weights proven: {proof['proven_tensors']:.0f} of {proof['total_tensors']:.0f} tensors read back from the "
+            f"live engine; canary {proof['canary_error']:.4f} nats, bound {proof['canary_bound']:.3f}"
+        )
+        recorder = make_recorder(run.rollouts)
+        trackers = TrackerSet(_trackers(recipe, run_dir, view))
+        before = _evaluation(run.path / "eval_before.jsonl", cluster, held_out, reuse=resume)
+        view.evaluation("eval before", evaluate.accuracy_of(before))
+
+        stream = TaskStream(environment, seed=recipe.seed, skip=step * recipe.rollout.prompts_per_step)
+        buffer, guard = Buffer(max_staleness=0, flat_groups_have_no_gradient=True), Guard(recipe.guard)
+        while step < recipe.steps and not stop:
+            seconds = _Clock()
+            with seconds.phase("rollout"):
+                tasks = stream.take(recipe.rollout.prompts_per_step)
+                seeds = [seed_of(recipe.seed, step, place) for place in range(len(tasks))]
+                arrived = cluster.rollout(tasks, seeds, group_size=recipe.rollout.group_size)
+            headers = [header for header, _ in arrived]
+            admitted = buffer.admit(arrived, learner_version=step)
+            guard.check(headers, admitted.counts, step=step + 1)
+            with seconds.phase("learn"):
+                totals = Totals(loss_tokens=admitted.loss_tokens, sequences=admitted.sequences)
+                learned = cluster.learn(admitted.references, totals)
+            step += 1
+            with seconds.phase("push"):
+                receipts = cluster.publish(step)
+            recorder.write.remote(
+                step, groups=[group for _, group in arrived], seeds={h.group_id: h.seed for h in headers}
+            )
+            if recipe.eval.every and step % recipe.eval.every == 0 and step < recipe.steps:
+                with seconds.phase("eval"):
+                    lines = _evaluation(run.path / f"eval_step-{step:06d}.jsonl", cluster, held_out, reuse=False)
+                learned["eval_accuracy"] = evaluate.accuracy_of(lines).estimate
+            if recipe.checkpoint.every and step % recipe.checkpoint.every == 0 and step < recipe.steps:
+                with seconds.phase("checkpoint"):
+                    _save(cluster, run, recipe, step)
+            metrics = step_metrics(headers, learner=learned | push_metrics(receipts), seconds=seconds.total())
+            report = StepReport(step=step, version=step, metrics=metrics, seconds=seconds.total())
+            append_line(run.metrics, as_line(report))
+            view.step(report)
+            trackers.log(step, as_line(report))
+
+        _save(cluster, run, recipe, step)
+        trackers.finish()
+        if stop:
+            raise Interrupted(f"stopped after step {step} of {recipe.steps} and saved in {run.path}")
+        after = _evaluation(run.path / "eval_after.jsonl", cluster, held_out, reuse=False)
+        view.evaluation("eval after", evaluate.accuracy_of(after))
+        summary = _summary(recipe, before, after, seconds=time.perf_counter() - began)
+        write_json(run.summary, summary)
+        view.finish(summary, run_dir=run.path)
+        return summary
+
+
+def evaluate_model(recipe: Recipe, *, view: RunView, samples: int, out: Path) -> list[dict[str, Any]]:
+    """Evaluate a model on the held-out tasks: greedily with one sample, at the recipe's temperature with more."""
+    environment = plugins.create(plugins.ENVIRONMENTS, recipe.environment.name, recipe.environment.options)
+    tasks = eval_tasks(environment, count=recipe.eval.tasks)
+    with Cluster(recipe, model=prepare(recipe.model.path), warn=view.warn) as cluster:
+        cluster.prove(tasks, 0, fault=None)
+        seeds = [seed_of(recipe.seed, "eval", place) for place in range(len(tasks))]
+        arrived = cluster.rollout(tasks, seeds, group_size=samples, greedy=samples == 1)
+        lines = evaluate.lines_of(cluster.fetch([group for _, group in arrived]))
+        evaluate.write(out, lines)
+        return lines
+
+
+def _evaluation(path: Path, cluster: Cluster, tasks: Sequence[Task], *, reuse: bool) -> list[dict[str, Any]]:
+    if reuse and path.exists():
+        return evaluate.read(path)
+    arrived = cluster.rollout(tasks, [0] * len(tasks), group_size=1, greedy=True)
+    lines = evaluate.lines_of(cluster.fetch([group for _, group in arrived]))
+    evaluate.write(path, lines)
+    return lines
+
+
+def _save(cluster: Cluster, run: RunDirectory, recipe: Recipe, step: int) -> None:
+    cluster.save(run.checkpoint(step), {"step": step, "recipe": recipe.model_dump(mode="json")})
+    run.prune(recipe.checkpoint.keep)
+
+
+def _summary(recipe: Recipe, before: list[Any], after: list[Any], *, seconds: float) -> dict[str, Any]:
+    gain = evaluate.compare(before, after)
+    summary: dict[str, Any] = {"steps": recipe.steps, "seconds": round(seconds, 1)}
+    for name, lines in (("eval_before", before), ("eval_after", after)):
+        known = evaluate.accuracy_of(lines)
+        summary[name] = {"accuracy": known.estimate, "low": known.low, "high": known.high, "n": known.n}
+    summary["gain"] = {
+        "points": gain.points, "low": gain.low, "high": gain.high, "n": gain.n, "p_value": gain.p_value
+    }  # fmt: skip
+    return summary
+
+
+def _trackers(recipe: Recipe, run_dir: Path, view: RunView) -> list[Any]:
+    t, config = recipe.track, recipe.model_dump(mode="json")
+    return make_trackers(
+        recipe.name, run_dir=run_dir, config=config, wandb=t.wandb, trackio=t.trackio, tensorboard=t.tensorboard,
+        warn=view.warn,
+    )  # fmt: skip
+
+
+class _Clock:
+    """Seconds by phase of one step."""
+
+    def __init__(self) -> None:
+        self._start, self._phases = time.perf_counter(), dict[str, float]()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._phases[name] = time.perf_counter() - start
+
+    def total(self) -> dict[str, float]:
+        return self._phases | {"step": time.perf_counter() - self._start}
+
+
+@contextmanager
+def _stop_signals(view: RunView) -> Iterator[list[int]]:
+    """Let the first Ctrl-C or SIGTERM end the run after the step under way; the second ends it at once."""
+    asked: list[int] = []
+
+    def ask(number: int, _: object) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        view.warn("stopping after this step, then saving; press Ctrl-C again to stop at once without saving")
+
+    old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _since(start: float) -> str:
+    return f"{time.perf_counter() - start:.0f} s"

@@ -1,0 +1,101 @@
+"""The run directory, and where a run stands in its stream of tasks."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rlvr.config import Recipe
+from rlvr.errors import CheckpointError, ConfigError, PluginError
+from rlvr.learner.checkpoint import latest
+from rlvr.observe.metrics import keep_until, write_json
+from rlvr.types import Environment, Task
+
+__all__ = ["RunDirectory", "TaskStream", "eval_tasks"]
+
+# What may change between a run and its continuation; everything else determines the numbers.
+FREE = {"steps", "eval", "checkpoint", "track", "guard", "name"}
+
+
+class RunDirectory:
+    """`runs/NAME`: config, metrics, rollouts, checkpoints, evaluations, summary."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.metrics, self.rollouts = path / "metrics.jsonl", path / "rollouts"
+        self.checkpoints, self.summary = path / "checkpoints", path / "summary.json"
+
+    def begin(self, recipe: Recipe) -> str | None:
+        """Make the directory for a new run; an older run of the name is moved aside. Gives where to."""
+        moved = None
+        if self.path.exists() and any(self.path.iterdir()):
+            stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(self.path.stat().st_mtime))
+            moved = self.path.with_name(f"{self.path.name}-{stamp}")
+            self.path.rename(moved)
+        self.checkpoints.mkdir(parents=True)
+        write_json(self.path / "config.json", recipe.model_dump(mode="json"))
+        return str(moved) if moved else None
+
+    def resume(self, recipe: Recipe, facts: Mapping[str, Any]) -> int:
+        """Check that the recipe goes on with the same run, drop what was written after the checkpoint; give its step."""
+        before, now = facts["recipe"], recipe.model_dump(mode="json")
+        changed = sorted(k for k in now if k not in FREE and now[k] != before.get(k))
+        if changed:
+            raise ConfigError(
+                f"--resume: [{changed[0]}] differs from the run in {self.path}; use its recipe, or start a new run"
+            )
+        step = int(facts["step"])
+        keep_until(self.metrics, step)
+        write_json(self.path / "config.json", now)
+        return step
+
+    def newest(self) -> Path:
+        """Give the last whole checkpoint. Errors: CheckpointError where there is none."""
+        found = latest(self.checkpoints)
+        if found is None:
+            raise CheckpointError(f"{self.checkpoints} holds no checkpoint to resume from; start without --resume")
+        return found
+
+    def checkpoint(self, step: int) -> Path:
+        """Name the checkpoint of a step."""
+        return self.checkpoints / f"step-{step:06d}"
+
+    def prune(self, keep: int) -> None:
+        """Remove all but the newest checkpoints."""
+        for path in sorted(self.checkpoints.glob("step-*"))[:-keep]:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+class TaskStream:
+    """The training tasks in their one order. A finite environment is read again from its start, with another seed."""
+
+    def __init__(self, environment: Environment, *, seed: int, skip: int) -> None:
+        self._tasks = self._endless(environment, seed)
+        next(islice(self._tasks, skip, skip), None)
+
+    def take(self, count: int) -> list[Task]:
+        """Give the next tasks."""
+        return list(islice(self._tasks, count))
+
+    @staticmethod
+    def _endless(environment: Environment, seed: int) -> Iterator[Task]:
+        while True:
+            empty = True
+            for task in environment.tasks("train", seed=seed):
+                empty = False
+                yield task
+            if empty:
+                raise PluginError("the environment has no training tasks")
+            seed += 1
+
+
+def eval_tasks(environment: Environment, *, count: int) -> list[Task]:
+    """Give the held-out tasks, the same ones for every seed of a run. Errors: PluginError where there are too few."""
+    tasks = list(islice(environment.tasks("eval", seed=0), count))
+    if len(tasks) < count:
+        raise PluginError(f"the environment has {len(tasks)} held-out tasks, eval.tasks asks for {count}; lower it")
+    return tasks
