@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from rlvr.errors import ConfigError, PluginError, RlvrError, WeightProofError
@@ -82,8 +83,8 @@ def train(
 def evaluate(
     recipe: RecipePath,
     set_: Override = None,
-    model: Annotated[str | None, typer.Option(help="A folder (a checkpoint, say) instead of the recipe's model.")] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Replies per task; above 1 they are sampled, and pass@k shown.")] = 1,
+    model: Annotated[str | None, typer.Option(help="A model (a checkpoint, say) instead of the recipe's.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Replies per task; above 1 sampled, with pass@k.")] = 1,
     out: Annotated[Path, typer.Option(help="Where the replies are written.")] = Path("eval.jsonl"),
 ) -> None:
     """Evaluate a model on the recipe's held-out tasks, with 95 % intervals."""
@@ -107,7 +108,7 @@ def evaluate(
 @app.command()
 def check(
     plugin: Annotated[str, typer.Argument(help="A name that `rlvr plugins` lists, or module:attr.")],
-    environment: Annotated[str, typer.Option(help="For a reward: the environment whose tasks it grades.")] = "arithmetic",
+    environment: Annotated[str, typer.Option(help="For a reward: whose tasks it grades.")] = "arithmetic",
     option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of the plug-in.")] = None,
 ) -> None:
     """Run the contract suite on an environment or a reward."""
@@ -155,7 +156,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     else:
         for fact in facts:
             mark = {"ok": "[green]✓[/]", "note": "[yellow]![/]", "missing": "[red]✗[/]"}[fact.state]
-            Console(highlight=False).print(f"{mark} {fact.name}: {fact.text}")
+            Console(highlight=False).print(f"{mark} {fact.name}: {escape(fact.text)}")
     if any(fact.state == "missing" for fact in facts):
         raise typer.Exit(1)
 
@@ -189,7 +190,7 @@ def _require_training() -> None:
 
     missing = [name for name in ("torch", "ray", "vllm", "transformers") if find_spec(name) is None]
     if missing:
-        raise ConfigError(f"training needs {', '.join(missing)}: run `make setup`, or pip install rlvr[cpu] or rlvr[gpu]")
+        raise ConfigError(f"training needs {', '.join(missing)}: run `make setup` or pip install rlvr[gpu]")
 
 
 def _group_of(plugin: str) -> str:

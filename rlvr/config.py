@@ -41,7 +41,7 @@ class PlugIn(BaseModel):
 class RewardPlugIn(PlugIn):
     """A reward; the first one gives the verdict, the score is the mean by weight."""
 
-    weight: float = Field(1.0, ge=0)
+    weight: float = Field(default=1.0, ge=0)
 
 
 class PayoffSection(_Section):
@@ -65,18 +65,18 @@ class RolloutSection(_Section):
     """How replies are sampled and graded."""
 
     prompts_per_step: PositiveInt = 16
-    group_size: int = Field(8, ge=2)
+    group_size: int = Field(default=8, ge=2)
     max_new_tokens: PositiveInt = 48
-    max_model_len: PositiveInt = Field(512, description="tokens, prompt and reply together")
+    max_model_len: PositiveInt = Field(default=512, description="tokens, prompt and reply together")
     temperature: PositiveFloat = 1.0
-    max_staleness: Literal[0] = Field(0, description="in versions; 0 is strictly on-policy")
+    max_staleness: Literal[0] = Field(default=0, description="in versions; 0 is strictly on-policy")
     workers: PositiveInt = 1
     kv_cache_gib: PositiveFloat = 1.0
-    max_num_seqs: PositiveInt = Field(128, description="replies that one engine generates at once")
+    max_num_seqs: PositiveInt = Field(default=128, description="replies that one engine generates at once")
     grading_processes: PositiveInt = 1
     grading_timeout_s: PositiveFloat = 5.0
     grading_memory_mb: PositiveInt = 2048
-    deadline_s: PositiveFloat = Field(600.0, description="for one step's rollouts, and for each evaluation")
+    deadline_s: PositiveFloat = Field(default=600.0, description="for one step's rollouts, and for each evaluation")
 
 
 class AlgorithmSection(_Section):
@@ -84,16 +84,16 @@ class AlgorithmSection(_Section):
 
     preset: Literal["grpo"] = "grpo"
     advantage_scale: Literal["none", "std"] = "none"
-    advantage_ddof: int = Field(1, ge=0, le=1)
+    advantage_ddof: int = Field(default=1, ge=0, le=1)
     advantage_eps: PositiveFloat = 1e-6
-    clip_low: float = Field(0.2, gt=0, lt=1)
+    clip_low: float = Field(default=0.2, gt=0, lt=1)
     clip_high: PositiveFloat = 0.28
     loss_per: Literal["token", "sequence", "constant"] = "token"
     learning_rate: PositiveFloat = 1e-5
-    warmup_steps: int = Field(0, ge=0)
-    weight_decay: float = Field(0.0, ge=0)
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.95, ge=0, lt=1)
+    warmup_steps: int = Field(default=0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.95, ge=0, lt=1)
     max_grad_norm: PositiveFloat = 1.0
 
     @model_validator(mode="after")
@@ -107,7 +107,7 @@ class AlgorithmSection(_Section):
 class AdapterSection(_Section):
     """Which parameters are trained."""
 
-    kind: Literal["none"] = Field("none", description="none: full fine-tuning")
+    kind: Literal["none"] = Field(default="none", description="none: full fine-tuning")
 
 
 class WeightsSection(_Section):
@@ -122,22 +122,24 @@ class HardwareSection(_Section):
     """Where the run runs."""
 
     kind: Literal["cpu", "gpu"] = "cpu"
-    threads: PositiveInt | None = Field(None, description="of the learner; all cores if not given")
+    threads: PositiveInt | None = Field(default=None, description="of the learner; all cores if not given")
     tokens_per_microbatch: PositiveInt = 4096
-    ray_address: str | None = Field(None, description="of a running cluster; none: a Ray of the run's own")
+    ray_address: str | None = Field(default=None, description="of a running cluster; none: a Ray of the run's own")
 
 
 class EvalSection(_Section):
     """Held-out evaluation, greedy, before, during and after training."""
 
-    every: int = Field(0, ge=0, description="steps between evaluations during training; 0: before and after only")
+    every: int = Field(
+        default=0, ge=0, description="steps between evaluations during training; 0: before and after only"
+    )
     tasks: PositiveInt = 512
 
 
 class CheckpointSection(_Section):
     """When the run is saved. The last step always is."""
 
-    every: int = Field(20, ge=0, description="steps; 0: at the end only")
+    every: int = Field(default=20, ge=0, description="steps; 0: at the end only")
     keep: PositiveInt = 1
 
 
@@ -152,9 +154,9 @@ class TrackSection(_Section):
 class GuardSection(_Section):
     """When a run that has gone wrong is stopped with an explanation."""
 
-    max_ungraded: float = Field(0.1, ge=0, le=1, description="share of a step's replies")
-    max_truncated: float = Field(0.9, ge=0, le=1, description="share of a step's replies")
-    dead_steps: PositiveInt = Field(5, description="steps in a row without any gradient, or all truncated")
+    max_ungraded: float = Field(default=0.1, ge=0, le=1, description="share of a step's replies")
+    max_truncated: float = Field(default=0.9, ge=0, le=1, description="share of a step's replies")
+    dead_steps: PositiveInt = Field(default=5, description="steps in a row without any gradient, or all truncated")
 
 
 class Recipe(_Section):
@@ -162,7 +164,7 @@ class Recipe(_Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     steps: PositiveInt
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     model: Model
     environment: PlugIn
     reward: tuple[RewardPlugIn, ...] = Field(min_length=1)

@@ -20,6 +20,7 @@ __all__ = [
     "boundary",
     "brief",
     "cause_of",
+    "unwrapped",
 ]
 
 
@@ -105,10 +106,22 @@ def cause_of(error: BaseException) -> BaseException:
 
 
 @contextmanager
+def unwrapped() -> Iterator[None]:
+    """Raise our own errors as themselves where another process wrapped them; all others pass unchanged."""
+    try:
+        yield
+    except Exception as error:
+        cause = cause_of(error)
+        if cause is error:
+            raise
+        raise cause from None
+
+
+@contextmanager
 def boundary(name: str) -> Iterator[None]:
     """Turn whatever foreign code raises into a `BoundaryError` that names it; our own errors pass unchanged.
 
-    This is the one place of the package that catches `Exception`.
+    This module is the one place of the package that catches `Exception`.
     """
     try:
         yield

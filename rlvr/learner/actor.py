@@ -52,4 +52,3 @@ class LearnerActor:
     def version(self) -> int:
         """Give the number of optimizer steps taken."""
         return self._learner.version
-

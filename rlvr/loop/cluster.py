@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import ray
@@ -47,8 +47,10 @@ class Cluster:
         """Start Ray, the learner and the workers."""
         _start_ray(self.recipe.hardware.ray_address)
         try:
-            self._learner = LearnerActor.options(**self._place("learner")).remote(
-                str(self.model), algorithm_of(self.recipe), **self._learner_settings()
+            self._learner = (
+                cast(Any, LearnerActor)
+                .options(**self._place("learner"))
+                .remote(str(self.model), algorithm_of(self.recipe), **self._learner_settings())
             )
             self._workers = {f"worker-{i}": self._start_worker(i) for i in range(self.recipe.rollout.workers)}
             self._get([w.start.remote() for w in self._workers.values()], START_S, "the engines to start")
@@ -72,7 +74,7 @@ class Cluster:
         render = next(iter(self._workers.values())).render
         prompts = self._get([render.remote(t.messages) for t in tasks[:CANARY_SEQUENCES]], START_S, "the canary")
         sequences = [np.asarray(ids[-CANARY_TOKENS:]) for ids in prompts]
-        self._service = WeightServiceActor.remote(
+        self._service = cast(Any, WeightServiceActor).remote(
             self._learner, self._workers, sequences=sequences, folder=str(self._folder),
             deadline_s=self.recipe.weights.deadline_s, fault=fault,
         )  # fmt: skip
@@ -152,13 +154,13 @@ class Cluster:
     def _start_worker(self, index: int) -> Any:
         r = self.recipe.rollout
         cores = sorted(os.sched_getaffinity(0))
-        share = tuple(cores[index::r.workers]) if r.workers <= len(cores) else tuple(cores)
+        share = tuple(cores[index :: r.workers]) if r.workers <= len(cores) else tuple(cores)
         engine = EngineSettings(
             model=str(self.model), kind=self.recipe.hardware.kind, max_model_len=r.max_model_len,
             max_num_seqs=r.max_num_seqs, kv_cache_gib=r.kv_cache_gib, cores=share,
             transport=transport_of(self.recipe),
         )  # fmt: skip
-        return RolloutActor.options(**self._place("worker")).remote(
+        return cast(Any, RolloutActor).options(**self._place("worker")).remote(
             f"worker-{index}",
             engine=engine,
             settings=RolloutSettings(
@@ -224,7 +226,7 @@ def _resolve(reference: Any, *, timeout: float | None = None) -> Any:
     except ray.exceptions.RayTaskError as error:
         cause = cause_of(error)
         if cause is error:
-            raise EngineError(f"an actor failed: {brief(error.cause)}") from error
+            raise EngineError(f"an actor failed: {brief(getattr(error, 'cause', error))}") from error
         raise cause from None
 
 

@@ -29,7 +29,7 @@ from rlvr.weights.service import Fault
 __all__ = ["Interrupted", "evaluate_model", "train"]
 
 
-class Interrupted(Exception):  # noqa: N818 - not an error: the user asked for it
+class Interrupted(Exception):
     """The run was stopped by Ctrl-C or SIGTERM after a whole step, and saved."""
 
 

@@ -18,7 +18,7 @@ from rlvr.core.stats import (
 )
 from rlvr.errors import GradingError
 from rlvr.observe.metrics import dump_line, read_lines, replacing
-from rlvr.types import Grade, Group, Verdict
+from rlvr.types import Grade, Group, Ungraded, Verdict
 
 __all__ = ["accuracy_of", "compare", "lines_of", "pass_at", "read", "write"]
 
@@ -79,16 +79,21 @@ def read(path: Path) -> list[Line]:
 
 def _line(group: Group, index: int) -> Line:
     rollout, grade = group.rollouts[index], group.grades[index]
-    graded = isinstance(grade, Grade)
-    # without a verdict of its own, a full score counts as right
-    verdict = (grade.verdict or (Verdict.CORRECT if grade.score >= 1.0 else Verdict.WRONG)) if graded else "UNGRADED"
+    verdict, why = _judged(grade)
     return {
         "task_id": group.task.id,
         "prompt_ids": rollout.prompt_ids.tolist(),
         "token_ids": rollout.token_ids.tolist(),
         "reply": rollout.reply,
         "truth": group.task.truth,
-        "verdict": str(verdict),
-        "why": grade.why if graded else grade.reason,
+        "verdict": verdict,
+        "why": why,
         "stop": rollout.stop.value,
     }
+
+
+def _judged(grade: Grade | Ungraded) -> tuple[str, str]:
+    if isinstance(grade, Ungraded):
+        return "UNGRADED", grade.reason
+    # a reward without verdicts calls a reply right by its full score
+    return str(grade.verdict or (Verdict.CORRECT if grade.score >= 1.0 else Verdict.WRONG)), grade.why

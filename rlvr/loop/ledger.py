@@ -41,7 +41,7 @@ class RunDirectory:
         return str(moved) if moved else None
 
     def resume(self, recipe: Recipe, facts: Mapping[str, Any]) -> int:
-        """Check that the recipe goes on with the same run, drop what was written after the checkpoint; give its step."""
+        """Check that the recipe goes on with the same run, drop what came after the checkpoint; give its step."""
         before, now = facts["recipe"], recipe.model_dump(mode="json")
         changed = sorted(k for k in now if k not in FREE and now[k] != before.get(k))
         if changed:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from rlvr import plugins
 from rlvr.core.payoff import Payoff
-from rlvr.errors import cause_of
 from rlvr.rollout.engine import EngineSettings
 from rlvr.rollout.grading import GradingPool, RewardSpec
 from rlvr.rollout.render import Renderer
@@ -45,11 +44,8 @@ class RolloutActor:
 
     async def start(self) -> None:
         """Start graders, then the engine."""
-        try:
-            await asyncio.get_running_loop().run_in_executor(None, self._graders.start)
-            await self._engine.start()
-        except Exception as error:
-            raise cause_of(error) from None
+        await asyncio.get_running_loop().run_in_executor(None, self._graders.start)
+        await self._engine.start()
 
     @ray.method(num_returns=2)
     async def run(self, task: Task, group_size: int, seed: int, greedy: bool = False) -> tuple[GroupHeader, Group]:

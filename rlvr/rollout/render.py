@@ -41,7 +41,9 @@ class Renderer:
         closing = start[start.rindex(before[-1]["content"]) + len(before[-1]["content"]) :]
         whole = self._text([*before, *after], open_reply=True)
         if not whole.startswith(start):
-            raise ModelError("the chat template rewrites earlier turns, so a conversation of several turns has no fixed tokens")
+            raise ModelError(
+                "the chat template rewrites earlier turns, so a conversation of several turns is not possible"
+            )
         end = self._tokenizer.eos_token or ""
         gap = closing.removeprefix(end) if ended else closing
         return self._encode(gap + whole[len(start) :])

@@ -74,18 +74,18 @@ class Runner:
             temperature = 0.0 if greedy else self.settings.temperature
             prompt = self.renderer.prompt(task.messages)
             self._check_room(len(prompt))
-            rollouts = await asyncio.gather(
-                *(self._rollout(task, prompt, i, seed=seed_of(seed, i), temperature=temperature) for i in range(group_size))
-            )
+            samples = [
+                self._rollout(task, prompt, index, seed=seed_of(seed, index), temperature=temperature)
+                for index in range(group_size)
+            ]
+            rollouts = await asyncio.gather(*samples)
             grades = tuple(await asyncio.gather(*(self.graders.grade(task, rollout) for rollout in rollouts)))
         finally:
             self._running -= 1
             if not self._running:
                 self._idle.set()
         values = np.array([value_of(grade, self.payoff) for grade in grades], dtype=np.float32)
-        group = Group(
-            group_id=f"{task.id}-{seed:x}", task=task, rollouts=tuple(rollouts), grades=grades, values=values
-        )
+        group = Group(group_id=f"{task.id}-{seed:x}", task=task, rollouts=tuple(rollouts), grades=grades, values=values)
         return header_of(group, worker=self.name, seed=seed, seconds=time.perf_counter() - start), group
 
     async def receive(self, manifest: Manifest, canary: Canary, *, fault: str = "") -> Receipt:
@@ -105,15 +105,15 @@ class Runner:
             proven = await self.engine.read_back(manifest, seed=max(0, manifest.version))
         except ValueError as error:
             raise WeightProofError(self.name, manifest.version, str(error)) from error
-        error = await self._canary_error(canary)
-        if not error <= canary.bound:
-            reason = f"the canary is {error:.4f} nats from the learner, bound {canary.bound:.4f}"
+        apart = await self._canary_error(canary)
+        if not apart <= canary.bound:
+            reason = f"the canary is {apart:.4f} nats from the learner, bound {canary.bound:.4f}"
             raise WeightProofError(self.name, manifest.version, reason)
         await self.engine.stamp(manifest.version)
         self._open.set()
         return Receipt(
             worker=self.name, version=manifest.version, digest=fingerprint(manifest), proven_tensors=proven,
-            total_tensors=len(manifest.tensors), canary_error=error, seconds=time.perf_counter() - start,
+            total_tensors=len(manifest.tensors), canary_error=apart, seconds=time.perf_counter() - start,
             stall_seconds=stall,
         )  # fmt: skip
 
@@ -122,9 +122,7 @@ class Runner:
         gaps = [np.abs(ours - theirs) for ours, theirs in zip(scored, canary.logprobs, strict=True)]
         return float(np.mean(np.concatenate(gaps)))
 
-    async def _rollout(
-        self, task: Task, prompt: np.ndarray, index: int, *, seed: int, temperature: float
-    ) -> Rollout:
+    async def _rollout(self, task: Task, prompt: np.ndarray, index: int, *, seed: int, temperature: float) -> Rollout:
         start = time.perf_counter()
         transcript = _Transcript(prompt)
         messages: list[Message] = list(task.messages)
@@ -135,7 +133,8 @@ class Runner:
             if room < 1:
                 stop = Stop.LENGTH
                 break
-            sampling = Sampling(max_tokens=room, temperature=temperature, seed=seed_of(seed, turn) if temperature else None)
+            own = seed_of(seed, turn) if temperature else None
+            sampling = Sampling(max_tokens=room, temperature=temperature, seed=own)
             completion = await self.engine.generate(transcript.ids(), sampling=sampling)
             transcript.sampled(completion)
             stop = completion.stop

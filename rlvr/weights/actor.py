@@ -9,7 +9,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from rlvr.errors import cause_of
+from rlvr.errors import unwrapped
 from rlvr.types import Receipt
 from rlvr.weights.export import export
 from rlvr.weights.service import Fault, WeightService
@@ -35,24 +35,18 @@ class WeightServiceActor:
 
     async def self_test(self, version: int) -> dict[str, float]:
         """See `WeightService.self_test`."""
-        try:
+        with unwrapped():
             return await self._service.self_test(version)
-        except Exception as error:
-            raise cause_of(error) from None
 
     async def publish(self, version: int) -> list[Receipt]:
         """See `WeightService.publish`."""
-        try:
+        with unwrapped():
             return await self._service.publish(version)
-        except Exception as error:
-            raise cause_of(error) from None
 
     async def join(self, worker: str, handle: Any) -> Receipt:
         """See `WeightService.join`."""
-        try:
+        with unwrapped():
             return await self._service.join(worker, handle.receive.remote)
-        except Exception as error:
-            raise cause_of(error) from None
 
     def close(self) -> None:
         """See `WeightService.close`."""

@@ -152,7 +152,8 @@ def _views(
         names = [f"{part}.weight" for part in parts]
         width = int(getattr(module, "input_size", 0) or module.embedding_dim)
         chosen = torch.randperm(width, generator=generator)[:PROBES]
-        inputs = torch.nn.functional.one_hot(chosen, width).to(module.params_dtype if hasattr(module, "params_dtype") else module.weight.dtype)
+        dtype = getattr(module, "params_dtype", None) or module.weight.dtype
+        inputs = torch.nn.functional.one_hot(chosen, width).to(dtype)
         live = module.quant_method.apply(module, inputs, None)
 
         def columns() -> torch.Tensor:

