@@ -12,8 +12,7 @@ import ray
 from numpy.typing import NDArray
 
 from rlvr.learner import checkpoint
-from rlvr.learner.algorithm import Algorithm
-from rlvr.learner.step import Learner, Totals
+from rlvr.learner.algorithm import Algorithm, Totals
 from rlvr.types import Group, Manifest
 
 __all__ = ["LearnerActor"]
@@ -24,6 +23,8 @@ class LearnerActor:
     """A coat around `Learner`: takes groups by reference, lends its tensors, saves and restores."""
 
     def __init__(self, folder: str, algorithm: Algorithm, **settings: Any) -> None:
+        from rlvr.learner.step import Learner  # here, so that the driver, which names this class, never loads torch
+
         self._learner = Learner(Path(folder), algorithm, **settings)
 
     def step(self, references: Sequence[Any], totals: Totals) -> dict[str, float]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +15,12 @@ from rlvr.core.logprobs import token_logprobs
 from rlvr.core.losses import clipped_surrogate, token_weights
 from rlvr.core.packing import pack, visible
 from rlvr.errors import LearnerError
-from rlvr.learner.algorithm import Algorithm, credit
+from rlvr.learner.algorithm import Algorithm, Totals
+from rlvr.learner.credit import credit
 from rlvr.learner.model import load_model
 from rlvr.types import Batch, Group, Sample
 
-__all__ = ["Learner", "Totals"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Totals:
-    """The denominators of a step, from the headers of every graded rollout, flat groups included."""
-
-    loss_tokens: int
-    sequences: int
+__all__ = ["Learner", "keep_freed_memory"]
 
 
 class Learner:

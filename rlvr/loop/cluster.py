@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,8 +16,7 @@ import ray
 from rlvr.config import Recipe
 from rlvr.errors import EngineError, ResourceError, brief, cause_of
 from rlvr.learner.actor import LearnerActor
-from rlvr.learner.algorithm import Algorithm
-from rlvr.learner.step import Totals
+from rlvr.learner.algorithm import Algorithm, Totals
 from rlvr.rollout.actor import RolloutActor
 from rlvr.rollout.engine import EngineSettings
 from rlvr.rollout.grading import RewardSpec
@@ -49,7 +49,7 @@ class Cluster:
         try:
             self._learner = (
                 cast(Any, LearnerActor)
-                .options(**self._place("learner"))
+                .options(**self._place())
                 .remote(str(self.model), algorithm_of(self.recipe), **self._learner_settings())
             )
             self._workers = {f"worker-{i}": self._start_worker(i) for i in range(self.recipe.rollout.workers)}
@@ -160,7 +160,7 @@ class Cluster:
             max_num_seqs=r.max_num_seqs, kv_cache_gib=r.kv_cache_gib, cores=share,
             transport=transport_of(self.recipe),
         )  # fmt: skip
-        return cast(Any, RolloutActor).options(**self._place("worker")).remote(
+        return cast(Any, RolloutActor).options(**self._place()).remote(
             f"worker-{index}",
             engine=engine,
             settings=RolloutSettings(
@@ -180,14 +180,14 @@ class Cluster:
         device = "cuda" if h.kind == "gpu" else "cpu"
         return {"tokens_per_microbatch": h.tokens_per_microbatch, "threads": threads, "device": device}
 
-    def _place(self, role: str) -> dict[str, Any]:
+    def _place(self) -> dict[str, Any]:
         # plug-ins given as module:attr live in the user's folder; Ray's workers must find them there
         here = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH", "")]))
-        return {
-            "num_gpus": 1 if self.recipe.hardware.kind == "gpu" else 0,
-            "runtime_env": {"env_vars": {"PYTHONPATH": here, "TOKENIZERS_PARALLELISM": "false"}},
-            "name": None,
-        } | ({"max_restarts": 0} if role == "worker" else {})
+        variables = {"PYTHONPATH": here, "TOKENIZERS_PARALLELISM": "false"}
+        if self.recipe.hardware.kind == "gpu":
+            return {"num_gpus": 1, "runtime_env": {"env_vars": variables}}
+        libraries = os.pathsep.join(preloads())
+        return {"runtime_env": {"env_vars": variables | ({"LD_PRELOAD": libraries} if libraries else {})}}
 
     def _get(self, reference: Any, timeout: float, what: str) -> Any:
         try:
@@ -246,6 +246,14 @@ def _start_ray(address: str | None) -> None:
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         where = f"the cluster at hardware.ray_address = {address!r}" if address else "a Ray of its own"
         raise ResourceError(f"the run cannot reach {where}: {brief(error)}") from error
+
+
+def preloads() -> list[str]:
+    """Give the libraries that make CPU steps faster where they are installed: an allocator, and Intel's OpenMP."""
+    folders = [Path("/usr/lib"), *Path("/usr/lib").glob("*-linux-gnu"), Path("/usr/lib64")]
+    allocators = [f / n for f in folders for n in ("libtcmalloc_minimal.so.4", "libtcmalloc.so.4")]
+    found = [next((str(path) for path in allocators if path.exists()), ""), str(Path(sys.prefix) / "lib/libiomp5.so")]
+    return [path for path in found if path and Path(path).exists()]
 
 
 def _shared_folder(model: Path) -> Path:

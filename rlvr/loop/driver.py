@@ -11,8 +11,8 @@ from typing import Any
 
 from rlvr import plugins
 from rlvr.config import Recipe
+from rlvr.learner.algorithm import Totals
 from rlvr.learner.model import prepare
-from rlvr.learner.step import Totals
 from rlvr.loop import evaluate
 from rlvr.loop.buffer import Buffer
 from rlvr.loop.cluster import Cluster

@@ -20,7 +20,7 @@ def digest(tensor: Tensor) -> str:
     from blake3 import blake3
 
     raw = tensor.contiguous().view(torch.uint8).reshape(-1).numpy()
-    return str(blake3(memoryview(raw), max_threads=blake3.AUTO).hexdigest())
+    return str(blake3(raw.data, max_threads=blake3.AUTO).hexdigest())
 
 
 def describe(tensors: Iterable[tuple[str, Tensor]]) -> tuple[TensorInfo, ...]:
