@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from hashlib import blake2b
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rlvr.errors import BoundaryError, boundary
-from rlvr.types import Environment, Grade, Reward, Rollout, Span, Stop, Task, Ungraded, Verdict, messages_of
+from rlvr.rollout.engine import Completion, Sampling
+from rlvr.types import Environment, Grade, Manifest, Reward, Rollout, Span, Stop, Task, Ungraded, Verdict, messages_of
 
-__all__ = ["JUNK", "check_environment", "check_reward", "rollout", "task", "tiny_model"]
+__all__ = [
+    "JUNK",
+    "FakeEngine",
+    "FakeLearner",
+    "check_environment",
+    "check_reward",
+    "fake_digest",
+    "fake_logprobs",
+    "fake_scores",
+    "rollout",
+    "task",
+    "tiny_model",
+]
 
 JUNK = (
     "\x00",
@@ -173,14 +189,15 @@ def tiny_model(folder: Path, *, tied: bool, seed: int = 0) -> Path:
     """Write a random Llama of some 80 000 float32 parameters in Hugging Face layout, with a tokenizer; give its folder.
 
     A token id below 256 is that byte; 256 begins a text, 257 and 258 (the end token) bracket a message, 259 pads.
+    Heads are 32 wide, the least that vLLM's attention for CPUs takes.
     """
     import torch
     from safetensors.torch import save_file
 
     config = {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "dtype": "float32", "vocab_size": 260,
-        "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 1024, "rms_norm_eps": 1e-5,
+        "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "head_dim": 32, "max_position_embeddings": 1024, "rms_norm_eps": 1e-5,
         "hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "tie_word_embeddings": tied,
         "bos_token_id": 256, "eos_token_id": 258, "pad_token_id": 259,
     }  # fmt: skip
@@ -226,3 +243,192 @@ def _byte_tokenizer(folder: Path) -> None:
         "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
     }  # fmt: skip
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+class FakeEngine:
+    """An `Engine` of a few tensors: what it samples follows from live tensors, prompt and seed, and from nothing else.
+
+    A test switches failures on in `faults`: "drop" (a load changes nothing), "partial" (a load stops half-way and says
+    nothing), "hang" (a load never ends), "slow" (a load takes `delay_s`), "blind" (reading back finds no difference),
+    "deaf" (the canary is answered with NaN). No load changes a tensor named in `keep`.
+    """
+
+    def __init__(self, *, vocabulary: int = 260, end: int = 258, longest: int = 12) -> None:
+        self.vocabulary, self.end, self.longest = vocabulary, end, longest
+        self.live: dict[str, Any] = {}
+        self.version = -1
+        self.faults: set[str] = set()
+        self.keep: set[str] = set()
+        self.delay_s = 0.01
+        self.script: list[Sequence[int]] = []  # replies to give, in this order, instead of sampled ones
+        self.calls: list[str] = []
+        self.requests: list[tuple[list[int], Sampling]] = []
+        self.sampled: list[tuple[int, str]] = []  # of every token: version stamped, digest of the tensors it came from
+        self._digest = ""
+        self._unpaused = asyncio.Event()
+        self._unpaused.set()
+
+    async def start(self) -> None:
+        """Hold no tensors yet."""
+        self.calls.append("start")
+
+    async def stop(self) -> None:
+        """Hold nothing to release."""
+        self.calls.append("stop")
+
+    async def generate(self, prompt_ids: Sequence[int], *, sampling: Sampling) -> Completion:
+        """Sample token by token; other tasks, a load among them, get their turn after each."""
+        self.calls.append("generate")
+        ids = [int(i) for i in prompt_ids]
+        self.requests.append((list(ids), sampling))
+        script = list(self.script.pop(0)) if self.script else None
+        length = len(script) if script else 1 + _seed_of(ids, sampling.seed) % self.longest
+        reply: list[int] = []
+        logprobs: list[float] = []
+        spans: list[Span] = []
+        while len(reply) < min(length, sampling.max_tokens):
+            await asyncio.sleep(0)
+            await self._unpaused.wait()
+            row = fake_logprobs(self.live, (ids + reply)[-1], vocabulary=self.vocabulary)
+            token = (
+                script[len(reply)] if script else self._draw(row, ids + reply, sampling, last=length - 1 - len(reply))
+            )
+            reply.append(token)
+            logprobs.append(float(row[token]))
+            self.sampled.append((self.version, self._digest))
+            start = spans.pop().start if spans and spans[-1].version == self.version else len(reply) - 1
+            spans.append(Span(start=start, stop=len(reply), version=self.version))
+        return Completion(
+            token_ids=np.array(reply, dtype=np.int32),
+            logprobs=np.array(logprobs, dtype=np.float32),
+            stop=Stop.END if reply[-1] == self.end else Stop.LENGTH,
+            spans=tuple(spans),
+        )
+
+    async def score(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """Give log p of every token but the first, whether or not the engine is paused."""
+        self.calls.append("score")
+        await asyncio.sleep(0)
+        if "deaf" in self.faults:
+            return np.full(len(token_ids) - 1, np.nan, dtype=np.float32)
+        return fake_scores(self.live, token_ids, vocabulary=self.vocabulary)
+
+    async def verify(self, manifest: Manifest) -> None:
+        """Check the bytes as the real engine does."""
+        from rlvr.weights.manifest import check, open_tensors
+
+        self.calls.append("verify")
+        await asyncio.sleep(0)
+        check(manifest, open_tensors(manifest.path))
+
+    async def load(self, manifest: Manifest, *, skip: Sequence[str] = ()) -> float:
+        """Replace the live tensors, a tensor at a time; running requests are kept and wait."""
+        from rlvr.weights.manifest import open_tensors
+
+        self.calls.append("load")
+        self._unpaused.clear()
+        if "hang" in self.faults:
+            await asyncio.Event().wait()
+        if "slow" in self.faults:
+            await asyncio.sleep(self.delay_s)
+        tensors = open_tensors(manifest.path)
+        names = sorted(tensors)[: len(tensors) // 2] if "partial" in self.faults else sorted(tensors)
+        for name in [] if "drop" in self.faults else names:
+            await asyncio.sleep(0)
+            if name not in self.keep and name not in skip:
+                self.live[name] = tensors[name]
+        self._digest = fake_digest(self.live)
+        self._unpaused.set()
+        return 0.001
+
+    async def read_back(self, manifest: Manifest, *, seed: int) -> int:
+        """Compare every live tensor with the manifest's bytes."""
+        import torch
+
+        from rlvr.weights.manifest import open_tensors
+
+        self.calls.append("read_back")
+        await asyncio.sleep(0)
+        for name, sent in open_tensors(manifest.path).items():
+            if "blind" not in self.faults and not (name in self.live and torch.equal(self.live[name], sent)):
+                raise ValueError(f"{name} differs between engine and learner")
+        return len(manifest.tensors)
+
+    async def stamp(self, version: int) -> None:
+        """Mark all tokens from now on."""
+        self.calls.append("stamp")
+        self.version = version
+
+    def _draw(self, row: NDArray[np.float64], ids: list[int], sampling: Sampling, *, last: int) -> int:
+        if not last:
+            return self.end
+        if not sampling.temperature:
+            return int(row.argmax())
+        noise = np.random.default_rng(_seed_of([*ids, *self._digest.encode()], sampling.seed)).gumbel(size=len(row))
+        return int((row / sampling.temperature + noise).argmax())
+
+
+class FakeLearner:
+    """The learner's side of the weight service: bfloat16 tensors that follow from the version alone."""
+
+    SHAPES: Mapping[str, tuple[int, ...]] = {
+        "lm_head.weight": (16, 16),
+        "model.embed_tokens.weight": (16, 16),
+        "model.layers.0.mlp.down_proj.weight": (16, 16),
+        "model.norm.weight": (16,),
+    }
+
+    def __init__(self, *, vocabulary: int = 260) -> None:
+        self.vocabulary = vocabulary
+
+    def tensors(self, version: int, *, perturbed: bool = False) -> dict[str, Any]:
+        """Give all tensors of a version, or that copy of them which the self-test pushes."""
+        import torch
+
+        noise = torch.Generator().manual_seed(version)
+        named = {}
+        for place, (name, shape) in enumerate(self.SHAPES.items()):
+            base = torch.randn(shape, generator=torch.Generator().manual_seed(1000 + place))
+            named[name] = base + 0.1 * torch.randn(shape, generator=noise)
+            if perturbed:
+                named[name] *= 1.0 + 0.2 * torch.randn(shape, generator=noise)
+        return {name: tensor.bfloat16() for name, tensor in named.items()}
+
+    async def export(
+        self, *, version: int, folder: str, sequences: Sequence[NDArray[np.int32]], perturbed: bool
+    ) -> tuple[Manifest, list[NDArray[np.float32]]]:
+        """Write the tensors and score the canary with the same ones."""
+        from rlvr.weights.export import export
+
+        tensors = self.tensors(version, perturbed=perturbed)
+        manifest = export(tensors.items(), version=version, folder=folder)
+        return manifest, [fake_scores(tensors, ids, vocabulary=self.vocabulary) for ids in sequences]
+
+
+def fake_digest(tensors: Mapping[str, Any]) -> str:
+    """Give one digest of names and bytes."""
+    from rlvr.weights.manifest import digest
+
+    return blake2b("".join(f"{n}{digest(t)}" for n, t in sorted(tensors.items())).encode(), digest_size=8).hexdigest()
+
+
+def fake_logprobs(tensors: Mapping[str, Any], token: int, *, vocabulary: int) -> NDArray[np.float64]:
+    """Give log p of every next token [V]: random features of all tensors, turned by the token before."""
+    weights = np.concatenate([t.float().numpy().ravel() for _, t in sorted(tensors.items())])
+    logits = 4.0 * _features(vocabulary, len(weights)) @ np.roll(weights, token) / np.sqrt(len(weights))
+    return logits - np.logaddexp.reduce(logits)
+
+
+def fake_scores(tensors: Mapping[str, Any], token_ids: Iterable[int], *, vocabulary: int) -> NDArray[np.float32]:
+    """Give log p of every token but the first [T-1], nats."""
+    pairs = pairwise(int(i) for i in token_ids)
+    return np.array([fake_logprobs(tensors, a, vocabulary=vocabulary)[b] for a, b in pairs], dtype=np.float32)
+
+
+@lru_cache(maxsize=4)
+def _features(vocabulary: int, size: int) -> NDArray[np.float64]:
+    return np.random.default_rng(0).standard_normal((vocabulary, size))
+
+
+def _seed_of(ids: Sequence[int], seed: int | None) -> int:
+    return int.from_bytes(blake2b(f"{list(ids)} {seed}".encode(), digest_size=6).digest(), "big")
