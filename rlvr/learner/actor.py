@@ -25,6 +25,8 @@ class LearnerActor:
     def __init__(self, folder: str, algorithm: Algorithm, **settings: Any) -> None:
         from rlvr.learner.step import Learner  # here, so that the driver, which names this class, never loads torch
 
+        self._sender: Any = None
+        self._lent_perturbed = False  # what the last export was, so that `send` sends the same
         self._learner = Learner(Path(folder), algorithm, **settings)
 
     def step(self, references: Sequence[Any], totals: Totals) -> dict[str, float]:
@@ -39,8 +41,16 @@ class LearnerActor:
         perturbed: bool,
     ) -> tuple[Manifest, list[NDArray[np.float32]]]:  # fmt: skip
         """Let `write` export the tensors here, where they are, and score the canary with the same ones."""
+        self._lent_perturbed = perturbed
         with self._learner.perturbed(perturbed):
             return write(self._learner.tensors(), version=version, folder=folder), self._learner.score(sequences)
+
+    def send(self, make_sender: Callable[..., Any]) -> None:
+        """Send the tensors to the engines over a GPU transport; the channel stays open between pushes."""
+        if self._sender is None:
+            self._sender = make_sender(tensors=self._learner.tensors)
+        with self._learner.perturbed(self._lent_perturbed):
+            self._sender.send()
 
     def save(self, folder: str, facts: dict[str, Any]) -> None:
         """See `checkpoint.save`."""

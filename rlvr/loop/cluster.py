@@ -77,6 +77,7 @@ class Cluster:
         self._service = cast(Any, WeightServiceActor).remote(
             self._learner, self._workers, sequences=sequences, folder=str(self._folder),
             deadline_s=self.recipe.weights.deadline_s, fault=fault,
+            transport=transport_of(self.recipe),
         )  # fmt: skip
         return self._get(self._service.self_test.remote(version), START_S, "the weight self-test")
 

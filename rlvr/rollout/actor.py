@@ -56,9 +56,13 @@ class RolloutActor:
         """Give the token ids of a prompt."""
         return self._runner.renderer.prompt(messages)
 
-    async def receive(self, manifest: Manifest, canary: Canary, *, fault: str = "") -> Receipt:
+    async def receive(self, manifest: Manifest, canary: Canary, *, serve: bool = True, fault: str = "") -> Receipt:
         """See `Runner.receive`."""
-        return await self._runner.receive(manifest, canary, fault=fault)
+        return await self._runner.receive(manifest, canary, serve=serve, fault=fault)
+
+    async def transfer(self, step: str, payload: Any) -> None:
+        """See `VllmEngine.transfer`."""
+        await self._engine.transfer(step, payload)
 
     async def lost_graders(self) -> int:
         """Give the grading processes that somebody else killed."""

@@ -88,10 +88,11 @@ class Runner:
         group = Group(group_id=f"{task.id}-{seed:x}", task=task, rollouts=tuple(rollouts), grades=grades, values=values)
         return header_of(group, worker=self.name, seed=seed, seconds=time.perf_counter() - start), group
 
-    async def receive(self, manifest: Manifest, canary: Canary, *, fault: str = "") -> Receipt:
+    async def receive(self, manifest: Manifest, canary: Canary, *, serve: bool = True, fault: str = "") -> Receipt:
         """Take up a version by the weight law; serve again only once it is proven.
 
-        Order: fence, check bytes, load, read back, canary, stamp, open. After a failure the worker stays fenced.
+        Order: fence, check bytes, load, read back, canary, stamp, open. After a failure the worker stays fenced, and
+        with `serve=False` (the self-test's perturbed weights) it does so in any case.
         Errors: WeightProofError says what does not hold.
         """
         start = time.perf_counter()
@@ -109,8 +110,9 @@ class Runner:
         if not apart <= canary.bound:
             reason = f"the canary is {apart:.4f} nats from the learner, bound {canary.bound:.4f}"
             raise WeightProofError(self.name, manifest.version, reason)
-        await self.engine.stamp(manifest.version)
-        self._open.set()
+        if serve:
+            await self.engine.stamp(manifest.version)
+            self._open.set()
         return Receipt(
             worker=self.name, version=manifest.version, digest=fingerprint(manifest), proven_tensors=proven,
             total_tensors=len(manifest.tensors), canary_error=apart, seconds=time.perf_counter() - start,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import itertools
 import os
@@ -32,13 +33,14 @@ class VllmEngine:
         self.version = 0
         self._engine: Any = None
         self._numbers = itertools.count()
+        # Between `load` and the learner's calls, on GPU: paused and ready to receive; everything received.
+        self._ready, self._received = asyncio.Event(), asyncio.Event()
 
     async def start(self) -> None:
         """Load the model and open the weight transfer channel."""
         self._set_environment()
         from vllm import AsyncEngineArgs
         from vllm.config.weight_transfer import WeightTransferConfig
-        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
         from vllm.v1.engine.async_llm import AsyncLLM
 
         args = AsyncEngineArgs(
@@ -48,7 +50,7 @@ class VllmEngine:
             with boundary("vLLM start-up"):
                 self._engine = AsyncLLM.from_engine_args(args)
                 if self._backend() == "rlvr_shm":
-                    await self._engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
+                    await self._transfer("init", {})
         except BoundaryError as error:
             raise self._explain(error) from error
 
@@ -84,17 +86,41 @@ class VllmEngine:
 
     async def load(self, manifest: Manifest, *, skip: Sequence[str] = ()) -> float:
         """Replace the live weights; running requests are kept and wait."""
-        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
-
         start = time.perf_counter()
         with boundary("weight update"):
             await self._engine.pause_generation(mode="keep", clear_cache=False)
-            await self._engine.start_weight_update()
-            info = {"path": manifest.path, "skip": list(skip)}
-            await self._engine.update_weights(WeightTransferUpdateRequest(update_info=info))
-            await self._engine.finish_weight_update()
+            if self._backend() == "rlvr_shm":
+                await self._transfer("start", None)
+                await self._transfer("update", {"path": manifest.path, "skip": list(skip)})
+                await self._transfer("finish", None)
+            else:  # the learner drives these steps itself, through `transfer`
+                self._received.clear()
+                self._ready.set()
+                await self._received.wait()
             await self._engine.resume_generation()
         return time.perf_counter() - start
+
+    async def transfer(self, step: str, payload: Any) -> None:
+        """Take one step of a GPU transfer that the learner drives; none starts before the engine is paused."""
+        if step == "start":
+            await self._ready.wait()
+            self._ready.clear()
+        with boundary("weight update"):
+            await self._transfer(step, payload)
+        if step == "finish":
+            self._received.set()
+
+    async def _transfer(self, step: str, payload: Any) -> None:
+        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
+
+        if step == "init":
+            await self._engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info=payload))
+        elif step == "start":
+            await self._engine.start_weight_update()
+        elif step == "update":
+            await self._engine.update_weights(WeightTransferUpdateRequest(update_info=payload))
+        else:
+            await self._engine.finish_weight_update()
 
     async def read_back(self, manifest: Manifest, *, seed: int) -> int:
         """Compare live weights with the manifest's bytes, in every engine process."""

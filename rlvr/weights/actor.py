@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from rlvr.errors import unwrapped
 from rlvr.types import Receipt
 from rlvr.weights.export import export
+from rlvr.weights.sender import Sender
 from rlvr.weights.service import Fault, WeightService
 
 __all__ = ["WeightServiceActor"]
@@ -23,14 +25,21 @@ class WeightServiceActor:
 
     def __init__(
         self, learner: Any, workers: dict[str, Any], *, sequences: Sequence[NDArray[np.int32]], folder: str,
-        deadline_s: float, fault: Fault | None,
+        deadline_s: float, fault: Fault | None, transport: str,
     ) -> None:  # fmt: skip
         def export_there(**request: Any) -> Any:
             return learner.export.remote(export, **request)
 
         receivers = {name: handle.receive.remote for name, handle in workers.items()}
+        send = (
+            None
+            if transport == "shm"
+            else partial(
+                learner.send.remote, partial(Sender, transport, _RayCall(list(workers.values())), workers=len(workers))
+            )
+        )
         self._service = WeightService(
-            export_there, receivers, sequences=sequences, folder=folder, deadline_s=deadline_s, fault=fault
+            export_there, receivers, sequences=sequences, folder=folder, deadline_s=deadline_s, fault=fault, send=send
         )
 
     async def self_test(self, version: int) -> dict[str, float]:
@@ -51,3 +60,14 @@ class WeightServiceActor:
     def close(self) -> None:
         """See `WeightService.close`."""
         self._service.close()
+
+
+class _RayCall:
+    """Runs one step of a transfer on all workers, from within the learner's process."""
+
+    def __init__(self, workers: Sequence[Any]) -> None:
+        self._workers = list(workers)
+
+    def __call__(self, step: str, payloads: Sequence[Any]) -> None:
+        pairs = zip(self._workers, payloads, strict=True)
+        ray.get([worker.transfer.remote(step, payload) for worker, payload in pairs])

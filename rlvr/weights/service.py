@@ -57,10 +57,12 @@ class WeightService:
     def __init__(
         self, export: LearnerSide, workers: Mapping[str, Receive], *, sequences: Sequence[NDArray[np.int32]],
         folder: str, deadline_s: float = 180.0, fault: Fault | None = None,
+        send: Callable[[], Awaitable[None]] | None = None,
     ) -> None:  # fmt: skip
         self.export, self.workers = export, dict(workers)
         self.sequences, self.folder = tuple(sequences), folder
         self.deadline_s, self.fault = deadline_s, fault
+        self.send = send
         self.bound = float("inf")
         self.committed: Manifest | None = None
         self._canary: Canary | None = None
@@ -72,9 +74,13 @@ class WeightService:
         all mean |difference| in nats per token. Errors: WeightProofError where the canary does not follow.
         """
         noisy, expected = await self._export(version, perturbed=True)
-        followed = await self._push(noisy, Canary(sequences=self.sequences, logprobs=expected, bound=float("inf")))
+        open_bound = float("inf")  # this push is what the bound is calibrated on
+        unproven = Canary(sequences=self.sequences, logprobs=expected, bound=open_bound)
+        followed = await self._push(noisy, unproven, serve=False)
         true, truth = await self._export(version, perturbed=False)
-        receipts = await self._push(true, Canary(sequences=self.sequences, logprobs=truth, bound=float("inf")))
+        receipts = await self._push(
+            true, Canary(sequences=self.sequences, logprobs=truth, bound=open_bound), serve=True
+        )
         error = max(receipt.canary_error for receipt in receipts)
         self.bound = max(CANARY_FLOOR, CANARY_SLACK * error)
         moved = float(np.mean(np.abs(np.concatenate(truth) - np.concatenate(expected))))
@@ -96,7 +102,7 @@ class WeightService:
             raise ValueError(f"versions only grow: {version} after {self.committed.version}")
         manifest, truth = await self._export(version, perturbed=False)
         canary = Canary(sequences=self.sequences, logprobs=truth, bound=self.bound)
-        receipts = await self._push(manifest, canary)
+        receipts = await self._push(manifest, canary, serve=True)
         self._commit(manifest, canary)
         return receipts
 
@@ -104,8 +110,10 @@ class WeightService:
         """Bring a new or restarted worker to the committed version; it serves nothing before that."""
         if self.committed is None or self._canary is None:
             raise WeightProofError(worker, -1, "joined before any version was committed")
+        if self.send is not None:
+            raise WeightProofError(worker, self.committed.version, "cannot join a running ipc or nccl transport")
         self.workers[worker] = receive
-        return await self._deliver(worker, self.committed, self._canary)
+        return await self._deliver(worker, self.committed, self._canary, serve=True)
 
     def close(self) -> None:
         """Remove the files of all versions."""
@@ -119,14 +127,18 @@ class WeightService:
         manifest, logprobs = await self._within(call, worker="learner", version=version, what="exporting the weights")
         return manifest, tuple(logprobs)
 
-    async def _push(self, manifest: Manifest, canary: Canary) -> list[Receipt]:
-        if self.fault and self.fault.version == manifest.version and np.isfinite(canary.bound):
+    async def _push(self, manifest: Manifest, canary: Canary, *, serve: bool) -> list[Receipt]:
+        if serve and self.fault and self.fault.version == manifest.version:
             _tamper(manifest, self.fault.kind)
-        return list(await asyncio.gather(*(self._deliver(worker, manifest, canary) for worker in self.workers)))
+        receipts = asyncio.gather(*(self._deliver(worker, manifest, canary, serve=serve) for worker in self.workers))
+        if self.send is not None:  # on GPU the learner itself moves the tensors, while the workers wait for them
+            call = self.send()
+            await self._within(call, worker="learner", version=manifest.version, what="sending the weights")
+        return list(await receipts)
 
-    async def _deliver(self, worker: str, manifest: Manifest, canary: Canary) -> Receipt:
-        fault = self.fault.kind if self.fault and self.fault.version == manifest.version else ""
-        call = self.workers[worker](manifest, canary, fault=fault if np.isfinite(canary.bound) else "")
+    async def _deliver(self, worker: str, manifest: Manifest, canary: Canary, *, serve: bool) -> Receipt:
+        fault = self.fault.kind if serve and self.fault and self.fault.version == manifest.version else ""
+        call = self.workers[worker](manifest, canary, serve=serve, fault=fault)
         receipt = await self._within(call, worker=worker, version=manifest.version, what="its receipt")
         if receipt.version != manifest.version or receipt.digest != fingerprint(manifest):
             raise WeightProofError(worker, manifest.version, f"sent a receipt for version {receipt.version}")

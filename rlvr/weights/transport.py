@@ -5,12 +5,14 @@ vLLM loads this module in each of its processes through the entry point `vllm.ge
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from vllm.distributed.weight_transfer.base import (
+    ParamMeta,
+    WeightSource,
     WeightTransferEngine,
     WeightTransferInitInfo,
     WeightTransferUpdateInfo,
@@ -20,6 +22,7 @@ from vllm.model_executor.layers.linear import LinearBase
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 
 from rlvr.weights.manifest import check, from_mapping, open_tensors
+from rlvr.weights.sender import free_address
 
 __all__ = ["ProofExtension", "SharedMemoryEngine", "register"]
 
@@ -96,6 +99,35 @@ def _unloaded(model: torch.nn.Module) -> Iterator[str]:
             yield name
 
 
+def open_trainer(backend: str, client: Any, *, world_size: int, tensors: Callable[[], Any]) -> Any:
+    """Open the learner's end of vLLM's `ipc` or `nccl` transport."""
+    from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
+
+    if backend == "ipc":
+        from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
+
+        info: Any = IPCTrainerInitInfo(rank=0)
+    else:
+        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+
+        address, port = free_address()
+        info = NCCLTrainerInitInfo(rank=0, master_address=address, master_port=port, world_size=world_size)
+    return WeightTransferTrainerFactory.trainer_init(info, client=client, source=_Source(tensors))
+
+
+class _Source(WeightSource):
+    """The learner's tensors, the output head named even where it is tied. vLLM's own source would leave it out."""
+
+    def __init__(self, tensors: Callable[[], Iterator[tuple[str, torch.Tensor]]]) -> None:
+        self._tensors = tensors
+
+    def metadata(self) -> list[ParamMeta]:
+        return [ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in self._tensors()]
+
+    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
+        return self._tensors()
+
+
 class ProofExtension:
     """Methods that vLLM adds to its workers. Each answers with a sentence where something is wrong."""
 
@@ -134,7 +166,7 @@ def compare(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], *, seed
             absent = [n for n in names if n not in tensors]
             if absent:
                 return f"the engine has {name} but {absent[0]} was not sent"
-            if not torch.equal(live, sent().to(live.dtype)):
+            if not torch.equal(live, sent().to(live.device, live.dtype)):
                 return f"{names[0]} differs between engine and learner"
             proven += len(names)
     return proven
@@ -153,7 +185,8 @@ def _views(
         width = int(getattr(module, "input_size", 0) or module.embedding_dim)
         chosen = torch.randperm(width, generator=generator)[:PROBES]
         dtype = getattr(module, "params_dtype", None) or module.weight.dtype
-        inputs = torch.nn.functional.one_hot(chosen, width).to(dtype)
+        device = next(iter(module.parameters())).device if any(True for _ in module.parameters()) else "cpu"
+        inputs = torch.nn.functional.one_hot(chosen, width).to(device, dtype)
         live = module.quant_method.apply(module, inputs, None)
 
         def columns() -> torch.Tensor:
@@ -167,7 +200,7 @@ def _views(
         whole = f"{name}.weight"
         count = len(tensors[whole]) if whole in tensors else 1
         ids = torch.randperm(count, generator=generator)[:EMBEDDING_ROWS]
-        yield [whole], module.quant_method.embedding(module, ids), lambda: tensors[whole][ids]
+        yield [whole], module.quant_method.embedding(module, ids.to(module.weight.device)), lambda: tensors[whole][ids]
         handled.add("weight")
     for key, parameter in module._parameters.items():
         if parameter is None or key in handled or parameter.numel() == 0:
