@@ -162,6 +162,43 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
 
 
 @app.command()
+def view(
+    run: Annotated[Path, typer.Argument(help="A run directory, of a run that is over or still going on.")],
+) -> None:
+    """Print a run's steps and results as they were shown while it ran."""
+    from rlvr.observe.progress import RunView
+    from rlvr.observe.report import load_run
+
+    reports, summary, steps = load_run(run)
+    with RunView(run.name, steps=steps) as shown:
+        for one in reports:
+            shown.step(one)
+        if summary:
+            shown.finish(summary, run_dir=run)
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="A run directory.")],
+    second: Annotated[Path, typer.Argument(help="Another, evaluated on the same tasks.")],
+) -> None:
+    """Compare the final accuracy of two runs, paired by task, with a 95 % interval."""
+    from rlvr.loop.evaluate import accuracy_of, compare, read
+    from rlvr.observe.progress import RunView
+
+    before, after = (read(run / "eval_after.jsonl") for run in (first, second))
+    for run, lines in ((first, before), (second, after)):
+        if not lines:
+            raise ConfigError(f"{run} has no eval_after.jsonl: it is no run directory, or the run has not ended")
+    gain = compare(before, after)
+    with RunView("compare", steps=0) as shown:
+        shown.evaluation(str(first), accuracy_of(before))
+        shown.evaluation(str(second), accuracy_of(after))
+        interval = f"[{gain.low:+.1f}, {gain.high:+.1f}]"
+        shown.phase(f"second - first: {gain.points:+.1f} points {interval} of {gain.n}, p = {gain.p_value:.2g}")
+
+
+@app.command()
 def report(run: Annotated[Path, typer.Argument(help="A run directory.")]) -> None:
     """Write a run's report.html: curves, intervals, replies."""
     from rlvr.observe.report import render_report

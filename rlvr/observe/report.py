@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 from rlvr.errors import CheckpointError, ConfigError
 from rlvr.observe.metrics import METRICS, read_lines, replacing
 from rlvr.observe.progress import clock, interval_text
+from rlvr.types import StepReport
 
-__all__ = ["render_report"]
+__all__ = ["load_run", "render_report"]
 
 Line = Mapping[str, Any]
 Series = Sequence[tuple[str, Sequence[float | None]]]
@@ -100,6 +101,26 @@ def render_report(run_dir: Path) -> Path:
     with replacing(target) as temporary:
         temporary.write_text(page, encoding="utf-8", errors="replace")
     return target
+
+
+def load_run(run_dir: Path) -> tuple[list[StepReport], dict[str, Any], int]:
+    """Read a run back: its steps so far, its summary ({} while it goes on), and how many steps it was to take.
+
+    Errors: ConfigError where the folder is no run; CheckpointError where a file is damaged.
+    """
+    config, lines = _read(run_dir / "config.json"), read_lines(run_dir / "metrics.jsonl")
+    if not config:
+        raise ConfigError(f"{run_dir} has no config.json; name a run directory that rlvr train wrote")
+    reports = [
+        StepReport(
+            step=line["step"],
+            version=line["version"],
+            metrics={k: v for k, v in line.items() if k not in ("step", "version", "seconds") and v is not None},
+            seconds=line["seconds"],
+        )
+        for line in lines
+    ]
+    return reports, _read(run_dir / "summary.json"), int(config["steps"])
 
 
 def _read(path: Path) -> dict[str, Any]:

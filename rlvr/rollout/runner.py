@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rlvr.core.payoff import Payoff, value_of
-from rlvr.errors import EngineError, WeightProofError, boundary
+from rlvr.errors import BoundaryError, EngineError, WeightProofError, boundary
 from rlvr.rollout.engine import Completion, Engine, Sampling
 from rlvr.rollout.grading import GradingPool
 from rlvr.rollout.render import Renderer
@@ -60,13 +60,15 @@ class Runner:
         self.engine, self.renderer, self.environment, self.graders = engine, renderer, environment, graders
         self.settings, self.payoff = settings, payoff
         self._open = asyncio.Event()
+        self._push = asyncio.Lock()  # a push that hung must not go on behind the back of a later one
         self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
     async def run(self, task: Task, group_size: int, seed: int, *, greedy: bool = False) -> tuple[GroupHeader, Group]:
         """Sample and grade one group. Waits while the worker is fenced. Errors: EngineError, BoundaryError."""
-        await self._open.wait()
+        while not self._open.is_set():  # opened and fenced again before this task had its turn: wait on
+            await self._open.wait()
         self._running += 1
         self._idle.clear()
         start = time.perf_counter()
@@ -88,36 +90,41 @@ class Runner:
         group = Group(group_id=f"{task.id}-{seed:x}", task=task, rollouts=tuple(rollouts), grades=grades, values=values)
         return header_of(group, worker=self.name, seed=seed, seconds=time.perf_counter() - start), group
 
-    async def receive(self, manifest: Manifest, canary: Canary, *, serve: bool = True, fault: str = "") -> Receipt:
+    async def receive(self, manifest: Manifest, canary: Canary, *, fault: str = "", serve: bool = True) -> Receipt:
         """Take up a version by the weight law; serve again only once it is proven.
 
         Order: fence, check bytes, load, read back, canary, stamp, open. After a failure the worker stays fenced, and
-        with `serve=False` (the self-test's perturbed weights) it does so in any case.
+        without `serve` it does too: the self-test's perturbed weights are proven, but no token may come from them.
         Errors: WeightProofError says what does not hold.
         """
         start = time.perf_counter()
-        self._open.clear()
-        await self._idle.wait()
-        stall, proven = 0.0, 0
-        try:
-            await self.engine.verify(manifest)
-            if fault != "weights.drop":
-                stall = await self.engine.load(manifest, skip=_skipped(fault, manifest))
-            proven = await self.engine.read_back(manifest, seed=max(0, manifest.version))
-        except ValueError as error:
-            raise WeightProofError(self.name, manifest.version, str(error)) from error
-        apart = await self._canary_error(canary)
-        if not apart <= canary.bound:
-            reason = f"the canary is {apart:.4f} nats from the learner, bound {canary.bound:.4f}"
-            raise WeightProofError(self.name, manifest.version, reason)
-        if serve:
-            await self.engine.stamp(manifest.version)
-            self._open.set()
+        async with self._push:
+            self._open.clear()
+            await self._idle.wait()
+            try:
+                proven, stall, error = await self._prove(manifest, canary, fault)
+            except (ValueError, BoundaryError) as reason:
+                raise WeightProofError(self.name, manifest.version, str(reason)) from reason
+            if serve:
+                await self.engine.stamp(manifest.version)
+                self._open.set()
         return Receipt(
             worker=self.name, version=manifest.version, digest=fingerprint(manifest), proven_tensors=proven,
-            total_tensors=len(manifest.tensors), canary_error=apart, seconds=time.perf_counter() - start,
+            total_tensors=len(manifest.tensors), canary_error=error, seconds=time.perf_counter() - start,
             stall_seconds=stall,
         )  # fmt: skip
+
+    async def _prove(self, manifest: Manifest, canary: Canary, fault: str) -> tuple[int, float, float]:
+        """Give tensors found equal, seconds without generation, and the canary's error. Errors: ValueError."""
+        stall = 0.0
+        await self.engine.verify(manifest)
+        if fault != "weights.drop":
+            stall = await self.engine.load(manifest, skip=_skipped(fault, manifest))
+        proven = await self.engine.read_back(manifest, seed=max(0, manifest.version))
+        error = await self._canary_error(canary)
+        if not error <= canary.bound:
+            raise ValueError(f"the canary is {error:.4f} nats from the learner, bound {canary.bound:.4f}")
+        return proven, stall, error
 
     async def _canary_error(self, canary: Canary) -> float:
         scored = await asyncio.gather(*(self.engine.score(ids.tolist()) for ids in canary.sequences))

@@ -244,8 +244,8 @@ async def test_every_rollout_has_a_seed_of_its_own_and_repeats(tmp_path: Path) -
 
 
 def test_seeds_are_positive_and_depend_on_every_part() -> None:
-    seeds = {seed_of(a, b) for a in range(20) for b in range(20)} | {seed_of("x", 1), seed_of("y", 1), seed_of(1)}
-    assert len(seeds) == 403
+    seeds = {seed_of(a, b) for a in range(20) for b in range(20)} | {seed_of("x", 1), seed_of("y", 1)}
+    assert len(seeds) == 402
     assert all(0 <= s < 2**63 for s in seeds)
     assert seed_of(3, "task", 7) == seed_of(3, "task", 7)
 

@@ -1,0 +1,42 @@
+"""Which groups may train, case by case."""
+
+from __future__ import annotations
+
+import pytest
+from helpers import NAN, make_header
+
+from rlvr.core.staleness import Admission, admit, is_flat
+
+
+@pytest.mark.parametrize(
+    ("values", "version", "learner", "max_staleness", "fate"),
+    [
+        ((1.0, 0.0), 3, 3, 0, Admission.TRAIN),
+        ((1.0, 0.0), 2, 3, 0, Admission.STALE),
+        ((1.0, 0.0), 2, 3, 1, Admission.TRAIN),
+        ((1.0, 0.0), 1, 3, 1, Admission.STALE),
+        ((1.0, NAN), 3, 3, 0, Admission.UNGRADED),
+        ((NAN, NAN), 3, 3, 0, Admission.UNGRADED),
+        ((1.0, NAN, 0.0), 3, 3, 0, Admission.TRAIN),
+        ((0.5, 0.5, 0.5), 3, 3, 0, Admission.FLAT),
+        ((0.5, NAN, 0.5), 3, 3, 0, Admission.FLAT),
+        ((0.5, 0.5), 2, 3, 0, Admission.STALE),
+        ((1.0, NAN), 2, 3, 0, Admission.STALE),
+    ],
+)
+def test_fate_of_a_group(values, version: int, learner: int, max_staleness: int, fate: Admission) -> None:
+    header = make_header(values, version=version)
+    found = admit(header, learner, max_staleness=max_staleness, flat_groups_have_no_gradient=True)
+    assert found is fate
+
+
+def test_a_flat_group_trains_where_the_algorithm_learns_from_it() -> None:
+    header = make_header((0.5, 0.5))
+    assert admit(header, 0, max_staleness=0, flat_groups_have_no_gradient=False) is Admission.TRAIN
+
+
+def test_flat_means_equal_among_the_graded() -> None:
+    assert is_flat(make_header((1.0, NAN, 1.0)))
+    assert is_flat(make_header((1.0, NAN)))
+    assert not is_flat(make_header((1.0, NAN, 0.0)))
+    assert not is_flat(make_header((NAN, NAN)))
