@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlvr.errors import CheckpointError
+from rlvr.errors import BoundaryError, CheckpointError, boundary
 from rlvr.learner.model import TOKENIZER_FILES
 
 if TYPE_CHECKING:
@@ -29,24 +29,30 @@ def save(learner: Learner, folder: Path, *, facts: dict[str, Any]) -> None:
     import torch
     from safetensors.torch import save_file
 
-    scratch = folder.with_name(f".{folder.name}.part")
+    scratch, aside = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
     try:
-        shutil.rmtree(scratch, ignore_errors=True)
-        (scratch / "trainer").mkdir(parents=True)
-        tied = learner.model.config.tie_word_embeddings
-        served = {n: t.contiguous() for n, t in learner.tensors() if not (tied and n == "lm_head.weight")}
-        save_file(served, scratch / "model.safetensors", metadata={"format": "pt"})
-        _describe_model(learner, scratch)
-        master = {n: t.contiguous() for n, t in learner.model.state_dict().items() if n in served}
-        save_file(master, scratch / "trainer" / "master.safetensors")
-        torch.save(learner.state(), scratch / "trainer" / "state.pt")
-        (scratch / "trainer" / "facts.json").write_text(json.dumps(facts))
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(scratch, folder)
-    except (OSError, RuntimeError) as error:  # torch and safetensors report a full disk as RuntimeError
+        with boundary("writing"):  # safetensors and torch have their own errors for a full disk
+            shutil.rmtree(scratch, ignore_errors=True)
+            (scratch / "trainer").mkdir(parents=True)
+            tied = learner.model.config.tie_word_embeddings
+            served = {n: t.contiguous() for n, t in learner.tensors() if not (tied and n == "lm_head.weight")}
+            save_file(served, scratch / "model.safetensors", metadata={"format": "pt"})
+            _describe_model(learner, scratch)
+            master = {n: t.contiguous() for n, t in learner.model.state_dict().items() if n in served}
+            save_file(master, scratch / "trainer" / "master.safetensors")
+            torch.save(learner.state(), scratch / "trainer" / "state.pt")
+            (scratch / "trainer" / "facts.json").write_text(json.dumps(facts))
+            shutil.rmtree(aside, ignore_errors=True)
+            if folder.exists():
+                folder.rename(aside)
+            os.replace(scratch, folder)
+            shutil.rmtree(aside, ignore_errors=True)
+    except BoundaryError as error:
+        if aside.exists() and not folder.exists():
+            aside.rename(folder)
         shutil.rmtree(scratch, ignore_errors=True)
         raise CheckpointError(
-            f"the checkpoint {folder} cannot be written ({error}); free disk space and go on with --resume"
+            f"the checkpoint {folder} cannot be written ({error.reason}); free disk space and go on with --resume"
         ) from error
 
 
@@ -56,16 +62,17 @@ def restore(learner: Learner, folder: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     try:
-        weights = load_file(folder / "trainer" / "master.safetensors")
-        if learner.model.config.tie_word_embeddings:
-            embedding = learner.model.get_input_embeddings().weight
-            names = [n for n, p in learner.model.named_parameters() if p is embedding]
-            weights["lm_head.weight"] = weights[names[0]]
-        state = torch.load(folder / "trainer" / "state.pt", weights_only=True)
-        learner.restore(weights, state)
-        return dict(json.loads((folder / "trainer" / "facts.json").read_text()))
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise CheckpointError(f"the checkpoint {folder} cannot be read: {error}") from error
+        with boundary("reading"):
+            weights = load_file(folder / "trainer" / "master.safetensors")
+            if learner.model.config.tie_word_embeddings:
+                embedding = learner.model.get_input_embeddings().weight
+                names = [n for n, p in learner.model.named_parameters() if p is embedding]
+                weights["lm_head.weight"] = weights[names[0]]
+            state = torch.load(folder / "trainer" / "state.pt", weights_only=True)
+            learner.restore(weights, state)
+            return dict(json.loads((folder / "trainer" / "facts.json").read_text()))
+    except BoundaryError as error:
+        raise CheckpointError(f"the checkpoint {folder} cannot be read: {error.reason}") from error
 
 
 def latest(folder: Path) -> Path | None:

@@ -122,7 +122,7 @@ def test_a_group_shares_its_prompt() -> None:
 def test_a_reply_that_fits_no_row_is_refused_with_the_setting_to_raise() -> None:
     samples = make_samples([(2, [True] * 10)])
     assert len(pack(samples, max_tokens=16)) == 1
-    with pytest.raises(ValueError, match=r"prompt of 6 .* reply of 10 .* budget of 15; raise hardware.tokens_per_micro"):
+    with pytest.raises(ValueError, match=r"prompt of 6 .* reply of 10 .* of 15; raise hardware\.tokens_per_micro"):
         pack(samples, max_tokens=15)
 
 
