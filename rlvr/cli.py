@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from rlvr.errors import ConfigError, PluginError, RlvrError, WeightProofError
+
+BEGAN = time.perf_counter()
 
 app = typer.Typer(
     help="Reinforcement learning of language models with rewards that can be checked.",
@@ -69,7 +72,7 @@ def train(
             }
         )
         try:
-            run(resolved, run_dir=folder, resume=resume, fault=fault, view=view)
+            run(resolved, run_dir=folder, resume=resume, fault=fault, view=view, began=BEGAN)
         except Interrupted as stopped:
             where = f" --run-dir {run_dir}" if run_dir else ""
             view.warn(f"{stopped}; go on with: rlvr train {recipe}{where} --resume")

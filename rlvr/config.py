@@ -6,9 +6,9 @@ import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, ValidationInfo, model_validator
 
 from rlvr.core.payoff import Payoff
 from rlvr.errors import ConfigError
@@ -41,7 +41,7 @@ class PlugIn(BaseModel):
 class RewardPlugIn(PlugIn):
     """A reward; the first one gives the verdict, the score is the mean by weight."""
 
-    weight: float = Field(default=1.0, ge=0)
+    weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
 
 
 class PayoffSection(_Section):
@@ -71,7 +71,7 @@ class RolloutSection(_Section):
     temperature: PositiveFloat = 1.0
     max_staleness: Literal[0] = Field(default=0, description="in versions; 0 is strictly on-policy")
     workers: PositiveInt = 1
-    kv_cache_gib: PositiveFloat = 1.0
+    kv_cache_gib: PositiveInt = Field(default=1, description="on CPU; on GPU vLLM takes a share of the device")
     max_num_seqs: PositiveInt = Field(default=128, description="replies that one engine generates at once")
     grading_processes: PositiveInt = 1
     grading_timeout_s: PositiveFloat = 5.0
@@ -97,9 +97,10 @@ class AlgorithmSection(_Section):
     max_grad_norm: PositiveFloat = 1.0
 
     @model_validator(mode="after")
-    def _effective(self) -> AlgorithmSection:
+    def _effective(self, info: ValidationInfo) -> AlgorithmSection:
         given = self.model_fields_set & {"advantage_ddof", "advantage_eps"}
-        if self.advantage_scale == "none" and given:
+        # the config.json of a run holds every key, so that there a key is no wish
+        if self.advantage_scale == "none" and given and info.mode != "json":
             raise ValueError(f'{sorted(given)[0]} has no effect with advantage_scale = "none"; drop it')
         return self
 
@@ -180,15 +181,17 @@ class Recipe(_Section):
     guard: GuardSection = GuardSection()
 
     @model_validator(mode="after")
-    def _consistent(self) -> Recipe:
+    def _consistent(self, info: ValidationInfo) -> Recipe:
         if self.rollout.max_new_tokens >= self.rollout.max_model_len:
             raise ValueError("rollout.max_new_tokens leaves no room for a prompt within rollout.max_model_len")
         if self.rollout.workers > self.rollout.prompts_per_step:
             raise ValueError("rollout.workers is above rollout.prompts_per_step, so that some would never work")
         if self.hardware.kind == "cpu" and self.weights.transport in ("ipc", "nccl"):
             raise ValueError(f'weights.transport = "{self.weights.transport}" needs hardware.kind = "gpu"')
-        if self.hardware.kind == "gpu" and "threads" in self.hardware.model_fields_set:
-            raise ValueError('hardware.threads has no effect with hardware.kind = "gpu"; drop it')
+        cpu_only = {"hardware.threads": self.hardware, "rollout.kv_cache_gib": self.rollout}
+        for key, section in cpu_only.items():
+            if self.hardware.kind == "gpu" and info.mode != "json" and key.partition(".")[2] in section.model_fields_set:
+                raise ValueError(f'{key} has no effect with hardware.kind = "gpu"; drop it')
         return self
 
 
@@ -263,6 +266,7 @@ def _nearest(loc: Sequence[Any]) -> str:
     for part in loc[:-1]:
         field = section.model_fields.get(part) if hasattr(section, "model_fields") else None
         section = field.annotation if field else None
+        section = next((kind for kind in get_args(section) if hasattr(kind, "model_fields")), section)
     names = list(getattr(section, "model_fields", {}))
     close = difflib.get_close_matches(str(loc[-1]), names, n=1)
     return f"; did you mean {close[0]}?" if close else f"; known here: {', '.join(names)}" if names else ""

@@ -249,8 +249,8 @@ class FakeEngine:
     """An `Engine` of a few tensors: what it samples follows from live tensors, prompt and seed, and from nothing else.
 
     A test switches failures on in `faults`: "drop" (a load changes nothing), "partial" (a load stops half-way and says
-    nothing), "hang" (a load never ends), "slow" (a load takes `delay_s`), "blind" (reading back finds no difference),
-    "deaf" (the canary is answered with NaN). No load changes a tensor named in `keep`.
+    nothing), "hang" (a load waits for `released`), "slow" (a load takes `delay_s`), "blind" (reading back finds no
+    difference), "deaf" (the canary is answered with NaN). No load changes a tensor named in `keep`.
     """
 
     def __init__(self, *, vocabulary: int = 260, end: int = 258, longest: int = 12) -> None:
@@ -264,6 +264,7 @@ class FakeEngine:
         self.calls: list[str] = []
         self.requests: list[tuple[list[int], Sampling]] = []
         self.sampled: list[tuple[int, str]] = []  # of every token: version stamped, digest of the tensors it came from
+        self.released = asyncio.Event()
         self._digest = ""
         self._unpaused = asyncio.Event()
         self._unpaused.set()
@@ -328,7 +329,7 @@ class FakeEngine:
         self.calls.append("load")
         self._unpaused.clear()
         if "hang" in self.faults:
-            await asyncio.Event().wait()
+            await self.released.wait()
         if "slow" in self.faults:
             await asyncio.sleep(self.delay_s)
         tensors = open_tensors(manifest.path)

@@ -68,14 +68,18 @@ class Learner:
     @torch.no_grad()
     def score(self, sequences: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Give log p of every token but the first of each sequence, [T-1] each, at temperature 1, like an engine."""
-        results = []
+        results: dict[int, np.ndarray] = {}
         with self._precision():
-            for ids in sequences:
-                tokens = torch.from_numpy(np.asarray(ids, dtype=np.int64))[None].to(self.device)
-                hidden = self.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state[0, :-1]
-                logprobs, _ = token_logprobs(hidden, self._head(), tokens[0, 1:], dtype=self._matmul_dtype())
-                results.append(logprobs.float().cpu().numpy())
-        return results
+            for length in {len(ids) for ids in sequences}:  # equal lengths go through together, without padding
+                places = [place for place, ids in enumerate(sequences) if len(ids) == length]
+                rows = np.stack([np.asarray(sequences[place], dtype=np.int64) for place in places])
+                tokens = torch.from_numpy(rows).to(self.device)
+                hidden = self.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state[:, :-1]
+                logprobs, _ = token_logprobs(
+                    hidden.flatten(0, 1), self._head(), tokens[:, 1:].flatten(), dtype=self._matmul_dtype()
+                )
+                results |= dict(zip(places, logprobs.view(len(places), -1).float().cpu().numpy(), strict=True))
+        return [results[place] for place in range(len(sequences))]
 
     def _accumulate(self, samples: Sequence[Sample], totals: Totals) -> dict[str, float]:
         sums = dict.fromkeys(("loss", "entropy", "clipped", "mismatch", "tokens"), 0.0)

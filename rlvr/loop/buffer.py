@@ -22,6 +22,10 @@ class Admitted:
     sequences: int
     counts: dict[str, int]  # groups by `Admission`
 
+    def shares(self) -> dict[str, float]:
+        """Give what became of the groups, for the metrics of the step."""
+        return {f"groups_{fate}": float(count) for fate, count in self.counts.items()}
+
 
 class Buffer:
     """Applies the admission rules to headers. It never looks into a group."""

@@ -17,6 +17,7 @@ from rlvr.config import Recipe
 from rlvr.errors import EngineError, ResourceError, brief, cause_of
 from rlvr.learner.actor import LearnerActor
 from rlvr.learner.algorithm import Algorithm, Totals
+from rlvr.observe.recorder import make_recorder
 from rlvr.rollout.actor import RolloutActor
 from rlvr.rollout.engine import EngineSettings
 from rlvr.rollout.grading import RewardSpec
@@ -42,6 +43,8 @@ class Cluster:
         self._workers: dict[str, Any] = {}
         self._learner: Any = None
         self._service: Any = None
+        self._recorder: Any = None
+        self._recording: Any = None
 
     def __enter__(self) -> Cluster:
         """Start Ray, the learner and the workers."""
@@ -125,6 +128,21 @@ class Cluster:
         """Bring groups to the driver."""
         return list(self._get(list(references), self.recipe.rollout.deadline_s, "groups"))
 
+    def keep_records(self, folder: Path, *, until: int) -> None:
+        """Start recording rollouts in `folder`; what a resumed run will write again is removed."""
+        self._recorder = make_recorder(folder.absolute())
+        self._recording = self._recorder.keep_until.remote(until)
+
+    def record(self, step: int, arrived: Arrived) -> None:
+        """Write a step's rollouts while the run goes on. Errors: ResourceError where an earlier write failed."""
+        self.recorded()
+        seeds = {header.group_id: header.seed for header, _ in arrived}
+        self._recording = self._recorder.write.remote(step, groups=[group for _, group in arrived], seeds=seeds)
+
+    def recorded(self) -> None:
+        """Wait for the last write. Errors: ResourceError where it failed."""
+        self._get(self._recording, self.recipe.rollout.deadline_s, "the recorder")
+
     def save(self, folder: Path, facts: Mapping[str, Any]) -> None:
         """Write a checkpoint. Errors: CheckpointError."""
         self._get(self._learner.save.remote(str(folder.absolute()), dict(facts)), START_S, "the checkpoint")
@@ -186,7 +204,9 @@ class Cluster:
         here = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH", "")]))
         variables = {"PYTHONPATH": here, "TOKENIZERS_PARALLELISM": "false"}
         if self.recipe.hardware.kind == "gpu":
-            return {"num_gpus": 1, "runtime_env": {"env_vars": variables}}
+            # CUDA IPC is for a learner and an engine that share a device
+            shared = transport_of(self.recipe) == "ipc"
+            return {"num_gpus": 0.5 if shared else 1, "runtime_env": {"env_vars": variables}}
         libraries = os.pathsep.join(preloads())
         return {"runtime_env": {"env_vars": variables | ({"LD_PRELOAD": libraries} if libraries else {})}}
 
@@ -239,6 +259,9 @@ def _quietly(reference: Any) -> None:
 
 
 def _start_ray(address: str | None) -> None:
+    # Ray gives its workers a niceness of 15; with the matrix products of a step on all cores, whatever else runs would
+    # stop them at every barrier.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     try:
         ray.init(
             address=address or "local", include_dashboard=False, log_to_driver=False, logging_level="ERROR",

@@ -20,7 +20,6 @@ from rlvr.loop.guard import Guard
 from rlvr.loop.ledger import RunDirectory, TaskStream, eval_tasks
 from rlvr.observe.metrics import append_line, as_line, push_metrics, step_metrics, write_json
 from rlvr.observe.progress import RunView
-from rlvr.observe.recorder import make_recorder
 from rlvr.observe.trackers import TrackerSet, make_trackers
 from rlvr.rollout.runner import seed_of
 from rlvr.types import StepReport, Task
@@ -34,10 +33,14 @@ class Interrupted(Exception):
 
 
 def train(
-    recipe: Recipe, *, run_dir: Path, resume: bool = False, fault: Fault | None = None, view: RunView
-) -> dict[str, Any]:
-    """Train by the recipe and give the summary. Errors: RlvrError, or Interrupted once the run is saved."""
-    began = time.perf_counter()
+    recipe: Recipe, *, run_dir: Path, resume: bool = False, fault: Fault | None = None, view: RunView,
+    began: float | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Train by the recipe and give the summary. `began` is when the command started, by `time.perf_counter`.
+
+    Errors: RlvrError, or Interrupted once the run is saved.
+    """
+    began = time.perf_counter() if began is None else began
     run = RunDirectory(run_dir)
     environment = plugins.create(plugins.ENVIRONMENTS, recipe.environment.name, recipe.environment.options)
     held_out = eval_tasks(environment, count=recipe.eval.tasks)
@@ -54,7 +57,7 @@ def train(
             f"weights proven: {proof['proven_tensors']:.0f} of {proof['total_tensors']:.0f} tensors read back from the "
             f"live engine; canary {proof['canary_error']:.4f} nats, bound {proof['canary_bound']:.3f}"
         )
-        recorder = make_recorder(run.rollouts)
+        cluster.keep_records(run.rollouts, until=step)
         trackers = TrackerSet(_trackers(recipe, run_dir, view))
         before = _evaluation(run.path / "eval_before.jsonl", cluster, held_out, reuse=resume)
         view.evaluation("eval before", evaluate.accuracy_of(before))
@@ -72,13 +75,11 @@ def train(
             guard.check(headers, admitted.counts, step=step + 1)
             with seconds.phase("learn"):
                 totals = Totals(loss_tokens=admitted.loss_tokens, sequences=admitted.sequences)
-                learned = cluster.learn(admitted.references, totals)
+                learned = cluster.learn(admitted.references, totals) | admitted.shares()
             step += 1
             with seconds.phase("push"):
                 receipts = cluster.publish(step)
-            recorder.write.remote(
-                step, groups=[group for _, group in arrived], seeds={h.group_id: h.seed for h in headers}
-            )
+            cluster.record(step, arrived)
             if recipe.eval.every and step % recipe.eval.every == 0 and step < recipe.steps:
                 with seconds.phase("eval"):
                     lines = _evaluation(run.path / f"eval_step-{step:06d}.jsonl", cluster, held_out, reuse=False)
@@ -92,6 +93,7 @@ def train(
             view.step(report)
             trackers.log(step, as_line(report))
 
+        cluster.recorded()
         _save(cluster, run, recipe, step)
         trackers.finish()
         if stop:

@@ -62,7 +62,8 @@ def pass_at(lines: Sequence[Line], *, samples: int) -> dict[int, Interval]:
     result = {}
     for k in powers:
         shares = [pass_at_k(len(found), sum(found), k) for found in right.values() if len(found) >= k]
-        result[k] = bootstrap_mean_interval(shares, rng=rng)
+        if shares:  # too many ungraded replies can leave no task with k of them
+            result[k] = bootstrap_mean_interval(shares, rng=rng)
     return result
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlvr.config import Recipe
-from rlvr.errors import CheckpointError, ConfigError, PluginError
+from rlvr.errors import CheckpointError, ConfigError, PluginError, ResourceError
 from rlvr.learner.checkpoint import latest
 from rlvr.observe.metrics import keep_until, write_json
 from rlvr.types import Environment, Task
@@ -32,11 +32,17 @@ class RunDirectory:
     def begin(self, recipe: Recipe) -> str | None:
         """Make the directory for a new run; an older run of the name is moved aside. Gives where to."""
         moved = None
-        if self.path.exists() and any(self.path.iterdir()):
-            stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(self.path.stat().st_mtime))
-            moved = self.path.with_name(f"{self.path.name}-{stamp}")
-            self.path.rename(moved)
-        self.checkpoints.mkdir(parents=True)
+        try:
+            if self.path.exists() and any(self.path.iterdir()):
+                stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(self.path.stat().st_mtime))
+                moved = self.path.with_name(f"{self.path.name}-{stamp}")
+                while moved.exists():  # several runs may end within one second
+                    moved = moved.with_name(f"{moved.name}-again")
+                self.path.rename(moved)
+            self.checkpoints.mkdir(parents=True)
+        except OSError as error:
+            said = f"cannot make the run directory {self.path}: {error.strerror}"
+            raise ResourceError(f"{said}; choose another --run-dir") from error
         write_json(self.path / "config.json", recipe.model_dump(mode="json"))
         return str(moved) if moved else None
 

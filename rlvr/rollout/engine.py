@@ -41,7 +41,7 @@ class EngineSettings:
     kind: str  # cpu or gpu
     max_model_len: int  # tokens, prompt and reply together
     max_num_seqs: int
-    kv_cache_gib: float
+    kv_cache_gib: int
     cores: tuple[int, ...] = ()  # CPU cores to bind to; empty: those that the process may use
     transport: str = "shm"
     dtype: str = "bfloat16"

@@ -13,6 +13,8 @@ from rlvr.types import Message
 
 __all__ = ["Renderer"]
 
+_MARK = "<<reply>>"
+
 
 class Renderer:
     """Renders conversations; keeps what was sampled to the token."""
@@ -37,13 +39,15 @@ class Renderer:
 
         `ended` tells whether the reply's own end token was sampled, and so need not be written again.
         """
-        start = self._text(before, open_reply=False)
-        closing = start[start.rindex(before[-1]["content"]) + len(before[-1]["content"]) :]
-        whole = self._text([*before, *after], open_reply=True)
-        if not whole.startswith(start):
+        # a mark stands for the reply, which may be empty, be found twice, or be trimmed by the template
+        marked = [*before[:-1], Message(role=before[-1]["role"], content=_MARK)]
+        start = self._text(marked, open_reply=False)
+        whole = self._text([*marked, *after], open_reply=True)
+        if _MARK not in start or not whole.startswith(start):
             raise ModelError(
                 "the chat template rewrites earlier turns, so a conversation of several turns is not possible"
             )
+        closing = start[start.rindex(_MARK) + len(_MARK) :]
         end = self._tokenizer.eos_token or ""
         gap = closing.removeprefix(end) if ended else closing
         return self._encode(gap + whole[len(start) :])

@@ -33,6 +33,7 @@ class VllmEngine:
         self.version = 0
         self._engine: Any = None
         self._numbers = itertools.count()
+        self._loads = 0
         # Between `load` and the learner's calls, on GPU: paused and ready to receive; everything received.
         self._ready, self._received = asyncio.Event(), asyncio.Event()
 
@@ -55,7 +56,7 @@ class VllmEngine:
             raise self._explain(error) from error
 
     async def generate(self, prompt_ids: Sequence[int], *, sampling: Sampling) -> Completion:
-        """Sample one reply. A prompt's cached blocks are shared within a version and never across versions."""
+        """Sample one reply. A prompt's cached blocks are shared until weights are loaded and never across."""
         from vllm import SamplingParams
 
         params = SamplingParams(
@@ -97,6 +98,7 @@ class VllmEngine:
                 self._received.clear()
                 self._ready.set()
                 await self._received.wait()
+            self._loads += 1
             await self._engine.resume_generation()
         return time.perf_counter() - start
 
@@ -138,7 +140,8 @@ class VllmEngine:
             self._engine = None
 
     async def _final(self, prompt_ids: Sequence[int], params: Any) -> Any:
-        prompt = {"prompt_token_ids": [int(i) for i in prompt_ids], "cache_salt": str(self.version)}
+        # not the version: the self-test scores its canary with perturbed weights just before serving the same version
+        prompt = {"prompt_token_ids": [int(i) for i in prompt_ids], "cache_salt": str(self._loads)}
         final = None
         with boundary("vLLM"):
             async for output in self._engine.generate(prompt, params, request_id=str(next(self._numbers))):
@@ -162,7 +165,7 @@ class VllmEngine:
             "worker_extension_cls": "rlvr.weights.transport.ProofExtension",
         }  # fmt: skip
         if s.kind != "cpu":
-            return common
+            return common | ({"gpu_memory_utilization": 0.4} if s.transport == "ipc" else {})
         # Chunked prefill would rewind a request's generator, which a CPU generator cannot do; without it a prompt is
         # computed whole, so the budget must hold the longest one.
         return common | {
@@ -178,7 +181,7 @@ class VllmEngine:
         os.environ["VLLM_NO_USAGE_STATS"] = "1"
         if self.settings.kind == "cpu":
             cores = self.settings.cores or tuple(sorted(os.sched_getaffinity(0)))
-            os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, round(self.settings.kv_cache_gib)))
+            os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(self.settings.kv_cache_gib)
             os.environ["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
             self._check_memory()
 

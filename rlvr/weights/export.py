@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -34,7 +35,8 @@ def export(tensors: Iterable[tuple[str, Tensor]], *, version: int, folder: str) 
         save_file(named, scratch)
         os.replace(scratch, path)
     except OSError as error:
-        scratch.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            scratch.unlink()
         raise ResourceError(f"the weights of version {version} cannot be written to {folder}: {error}") from error
     return Manifest(version=version, kind="full", tensors=describe(named.items()), path=str(path))
 

@@ -48,7 +48,7 @@ def centred(values: Sequence[float]) -> list[float]:
 
 
 def alone(learner: Learner, groups: Sequence[Group], algorithm: Algorithm) -> tuple[float, Gradients]:
-    """Give loss and gradients of a step from each reply unpacked and alone, token by token, in float64 past the logits."""
+    """Give loss and gradients of a step from each reply alone, a token at a time, in float64 past the logits."""
     learner.model.zero_grad()
     totals, whole = totals_of(groups), 0.0
     for group in groups:
@@ -259,7 +259,8 @@ def test_perturbed_weights_are_other_weights_and_come_back_exactly(model_folder:
 
 def test_score_equals_the_naive_one(model_folder: Path) -> None:
     learner = make_learner(model_folder, temperature=0.5)  # score is at temperature 1 whatever the sampling was
-    sequences = [np.arange(2, dtype=np.int32), np.arange(40, 97, dtype=np.int32)]
+    starts = [(0, 2), (40, 57), (9, 7), (90, 57), (80, 7), (0, 57)]  # several of one length, in mixed order
+    sequences = [np.arange(start, start + length, dtype=np.int32) for start, length in starts]
     for ids, found in zip(sequences, learner.score(sequences), strict=True):
         tokens = torch.from_numpy(ids.astype(np.int64))[None]
         table = torch.log_softmax(learner.model(input_ids=tokens).logits[0].double(), dim=-1)

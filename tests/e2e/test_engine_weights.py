@@ -1,0 +1,279 @@
+"""The weight law on the real vLLM: every tensor in turn left out or stale, with a tied output head and with its own.
+
+Weights A are the model's own, weights B are the self-test's perturbed copy of them (every weight times 1 + 0.2 e).
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytest_asyncio
+import torch
+
+from rlvr.errors import WeightProofError
+from rlvr.learner.algorithm import Algorithm
+from rlvr.learner.step import Learner
+from rlvr.rollout.engine import EngineSettings, Sampling
+from rlvr.rollout.runner import RolloutSettings, Runner
+from rlvr.rollout.vllm_engine import VllmEngine
+from rlvr.testing import tiny_model
+from rlvr.types import Manifest
+from rlvr.weights.export import export
+from rlvr.weights.service import CANARY_FLOOR, CANARY_SLACK, FAULTS, Fault, WeightService
+
+pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(400)]
+
+TEXT = "What is 12 + 7? Answer with a number, please. "
+PROMPT = [257, *(TEXT * 3).encode()[:120]]  # longer than three blocks of the prefix cache
+SEQUENCES = tuple(
+    np.array([257, *np.random.default_rng(n).permutation(list(TEXT.encode() + TEXT.upper().encode()))[:63]], np.int32)
+    for n in range(4)
+)
+# Engine and learner with the same bfloat16 weights are about 0.02 nats per token apart, with other weights about 1.
+NOISE = 0.04
+
+# A tied model cannot hold different bytes for these two.
+SHARED = ("lm_head.weight", "model.embed_tokens.weight")
+
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass
+class World:
+    """One engine, the learner beside it, and two sets of weights with their canaries."""
+
+    name: str
+    engine: VllmEngine
+    learner: Learner
+    folder: Path
+    a: Tensors = field(default_factory=dict)
+    b: Tensors = field(default_factory=dict)
+    canary_a: tuple[np.ndarray, ...] = ()
+    canary_b: tuple[np.ndarray, ...] = ()
+    files: int = 100
+
+    def write(self, tensors: Tensors) -> Manifest:
+        self.files += 1
+        return export(tensors.items(), version=self.files, folder=str(self.folder))
+
+    async def load(self, tensors: Tensors) -> Manifest:
+        manifest = self.write(tensors)
+        await self.engine.verify(manifest)
+        await self.engine.load(manifest)
+        assert await self.engine.read_back(manifest, seed=manifest.version) == len(tensors)
+        return manifest
+
+    async def error(self, truth: tuple[np.ndarray, ...]) -> float:
+        scored = [await self.engine.score(ids.tolist()) for ids in SEQUENCES]
+        return float(np.mean(np.abs(np.concatenate(scored) - np.concatenate(truth))))
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module", params=["tied", "untied"])
+async def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    folder = tiny_model(tmp_path_factory.mktemp("model"), tied=request.param == "tied", seed=3)
+    learner = Learner(folder, Algorithm(learning_rate=1e-3), tokens_per_microbatch=256, threads=1)
+    engine = VllmEngine(
+        EngineSettings(model=str(folder), kind="cpu", max_model_len=640, max_num_seqs=16, kv_cache_gib=1)
+    )
+    await engine.start()
+    try:
+        here = World(request.param, engine, learner, tmp_path_factory.mktemp("weights"))
+        here.a = {name: t.clone() for name, t in learner.tensors()}
+        here.canary_a = tuple(learner.score(SEQUENCES))
+        with learner.perturbed():
+            here.b = {name: t.clone() for name, t in learner.tensors()}
+            here.canary_b = tuple(learner.score(SEQUENCES))
+        yield here
+    finally:
+        await engine.stop()
+
+
+def names_of(world: World) -> list[str]:
+    names = sorted(world.a)
+    assert "lm_head.weight" in names and len(names) == 21
+    return names
+
+
+async def test_right_weights_are_proven_whole(world: World) -> None:
+    for tensors, truth in ((world.a, world.canary_a), (world.b, world.canary_b)):
+        manifest = await world.load(tensors)
+        assert len(manifest.tensors) == 21
+        assert await world.error(truth) < NOISE
+
+
+async def test_every_tensor_left_out_of_a_push_is_reported(world: World) -> None:
+    """A whole module without weights is an error of its own; a part of a fused one shows in the read-back."""
+    said = {}
+    for name in names_of(world):
+        await world.load(world.a)
+        manifest = world.write(world.b)
+        await world.engine.load(manifest, skip=[name])
+        with pytest.raises(ValueError, match=r"failed to load weights|differs between engine and learner") as caught:
+            await world.engine.read_back(manifest, seed=0)
+        said[name] = str(caught.value)
+    assert said["lm_head.weight"] == "vLLM failed to load weights for lm_head"
+    fused = [n for n in said if any(part in n for part in ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"))]
+    assert len(fused) == 10
+    for name in said:
+        module = name.removesuffix(".weight")
+        wanted = module.rpartition(".")[0] if name in fused else f"vLLM failed to load weights for {module}"
+        assert wanted in said[name], (name, said[name])
+
+
+async def test_every_stale_tensor_is_refused_before_and_seen_after(world: World) -> None:
+    """Old bytes of one tensor: the digest refuses them; had they come in, the read-back names them. The canary, alone,
+    is measured: how far the engine is from the learner with this one tensor stale.
+    """
+    await world.load(world.b)
+    noise = await world.error(world.canary_b)
+    true = world.write(world.b)
+    stale_error = {}
+    for name in names_of(world):
+        stale = world.write(world.b | {name: world.a[name]})
+        with pytest.raises(ValueError, match=f"the bytes of {name} do not match"):
+            await world.engine.verify(replace(true, path=stale.path))
+        await world.engine.verify(stale)
+        await world.engine.load(stale)
+        if world.name == "untied" or name not in SHARED:
+            assert await world.engine.read_back(stale, seed=0) == 21
+        with pytest.raises(ValueError, match="differs between engine and learner") as caught:
+            await world.engine.read_back(true, seed=0)
+        named = str(caught.value).split()[0]
+        assert named in SHARED if name in SHARED else named.rpartition(".")[0].rpartition(".")[0] in name
+        stale_error[name] = await world.error(world.canary_b)
+    moved = float(np.mean(np.abs(np.concatenate(world.canary_a) - np.concatenate(world.canary_b))))
+    report(world.name, noise, moved, stale_error)
+    # what the canary can promise alone at this perturbation, output head included
+    assert stale_error["lm_head.weight"] > max(CANARY_FLOOR, CANARY_SLACK * noise)
+    await world.load(world.a)
+
+
+def report(name: str, noise: float, moved: float, stale: dict[str, float]) -> None:
+    least = min(stale, key=lambda n: stale[n])
+    bound = max(CANARY_FLOOR, CANARY_SLACK * noise)
+    unseen = sorted(n for n, error in stale.items() if error <= bound)
+    row = {
+        "model": name, "noise": noise, "moved": moved, "least": least, "least_error": stale[least],
+        "ratio": stale[least] / noise, "bound": bound, "unseen_by_canary": unseen, "all": stale,
+    }  # fmt: skip
+    print("CANARY " + json.dumps(row))
+
+
+async def test_tokens_carry_the_version_that_is_stamped(world: World) -> None:
+    await world.load(world.a)
+    for version in (3, 4):
+        await world.engine.stamp(version)
+        said = await world.engine.generate(PROMPT, sampling=Sampling(max_tokens=8, seed=version))
+        assert [(s.start, s.stop, s.version) for s in said.spans] == [(0, len(said.token_ids), version)]
+
+
+async def test_scoring_and_sampling_agree(world: World) -> None:
+    await world.load(world.a)
+    said = await world.engine.generate(PROMPT, sampling=Sampling(max_tokens=64, seed=11))
+    scored = await world.engine.score([*PROMPT, *said.token_ids.tolist()])
+    assert np.abs(scored[len(PROMPT) - 1 :] - said.logprobs).mean() < NOISE
+    ours = world.learner.score([np.array([*PROMPT, *said.token_ids], np.int32)])[0][len(PROMPT) - 1 :]
+    assert np.abs(ours - said.logprobs).mean() < NOISE
+
+
+async def test_a_seed_repeats_a_reply(world: World) -> None:
+    await world.load(world.a)
+    await world.engine.stamp(5)
+    sampling = [Sampling(max_tokens=32, seed=s) for s in (1, 2, 1)]
+    one, two, again = [await world.engine.generate(PROMPT, sampling=s) for s in sampling]
+    assert one.token_ids.tolist() == again.token_ids.tolist() != two.token_ids.tolist()
+    np.testing.assert_allclose(one.logprobs, again.logprobs, atol=0.05)
+    greedy = [await world.engine.generate(PROMPT, sampling=Sampling(max_tokens=8, temperature=0.0)) for _ in range(2)]
+    assert greedy[0].token_ids.tolist() == greedy[1].token_ids.tolist()
+
+
+async def _follows(world: World, *, seed: int) -> float:
+    """Sample behind the long prompt and give how far that is from a pass that reads no cache."""
+    said = await world.engine.generate(PROMPT, sampling=Sampling(max_tokens=16, seed=seed))
+    scored = await world.engine.score([*PROMPT, *said.token_ids.tolist()])
+    return float(np.abs(scored[len(PROMPT) - 1 :] - said.logprobs).mean())
+
+
+async def test_no_version_reads_the_cache_of_another(world: World) -> None:
+    await world.load(world.a)
+    await world.engine.stamp(6)
+    assert await _follows(world, seed=1) < NOISE
+    await world.load(world.b)
+    await world.engine.stamp(7)
+    assert await _follows(world, seed=1) < NOISE
+
+
+async def test_weights_that_were_only_tested_leave_nothing_in_the_cache(world: World) -> None:
+    """The self-test scores its canary with perturbed weights just before the version of that number is served."""
+    await world.engine.stamp(0)
+    await world.load(world.b)
+    await world.engine.score(PROMPT)
+    await world.load(world.a)
+    await world.engine.stamp(0)
+    assert await _follows(world, seed=2) < NOISE
+
+
+async def test_requests_that_run_outlive_a_push(world: World) -> None:
+    await world.load(world.a)
+    await world.engine.stamp(8)
+    manifest = world.write(world.b)
+    asked = [
+        asyncio.create_task(world.engine.generate(PROMPT, sampling=Sampling(max_tokens=500, seed=s))) for s in range(12)
+    ]
+    await asyncio.sleep(0.3)
+    stall = await world.engine.load(manifest)
+    await world.engine.stamp(9)
+    replies = await asyncio.gather(*asked)
+    assert 0 < stall < 30
+    for said in replies:
+        assert len(said.logprobs) == len(said.token_ids) and np.isfinite(said.logprobs).all()
+        edges = [0, *(s.stop for s in said.spans)]
+        assert [s.start for s in said.spans] == edges[:-1] and edges[-1] == len(said.token_ids)
+    assert [8, 9] in [[s.version for s in said.spans] for said in replies]
+
+
+def service_of(world: World, *, fault: Fault | None) -> WeightService:
+    """Wire learner, runner and engine as a run does, without Ray."""
+
+    async def export_here(*, version: int, folder: str, sequences: Any, perturbed: bool) -> Any:
+        with world.learner.perturbed(perturbed):
+            return export(world.learner.tensors(), version=version, folder=folder), world.learner.score(sequences)
+
+    settings = RolloutSettings(max_new_tokens=8, temperature=1.0, max_model_len=64)
+    nothing: Any = None
+    runner = Runner("worker-0", engine=world.engine, renderer=nothing, environment=None, graders=nothing,
+                    settings=settings, payoff=None)  # fmt: skip
+    return WeightService(
+        export_here, {"worker-0": runner.receive}, sequences=SEQUENCES, folder=str(world.folder / "service"),
+        deadline_s=60, fault=fault,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+async def test_every_fault_ends_in_a_failed_proof(world: World, kind: str) -> None:
+    service = service_of(world, fault=Fault(kind=kind, version=2))
+    proof = await service.self_test(0)
+    assert proof["proven_tensors"] == proof["total_tensors"] == 21
+    kept = {n: p.detach().clone() for n, p in world.learner.model.named_parameters()}
+    generator = torch.Generator().manual_seed(1)
+    try:
+        with torch.no_grad():
+            for p in world.learner.model.parameters():
+                p.mul_(1.0 + 0.02 * torch.randn(p.shape, generator=generator))
+        assert (await service.publish(1))[0].canary_error < NOISE
+        with torch.no_grad():
+            for p in world.learner.model.parameters():
+                p.mul_(1.0 + 0.02 * torch.randn(p.shape, generator=generator))
+        with pytest.raises(WeightProofError, match="worker=worker-0 version=2 ") as caught:
+            await service.publish(2)
+        print(f"FAULT {world.name} {kind}: WeightProofError: {caught.value}")
+    finally:
+        with torch.no_grad():
+            for n, p in world.learner.model.named_parameters():
+                p.copy_(kept[n])
+        service.close()

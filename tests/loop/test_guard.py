@@ -1,0 +1,57 @@
+"""The guard stops what cannot learn, and lets everything else be."""
+
+from __future__ import annotations
+
+import pytest
+from helpers import NAN, make_header
+
+from rlvr.config import GuardSection
+from rlvr.errors import GradingError, LearnerError
+from rlvr.loop.guard import Guard
+
+ALIVE, DEAD = {"train": 3}, {"train": 0}
+
+
+def test_a_healthy_run_goes_on() -> None:
+    guard = Guard(GuardSection(dead_steps=2))
+    for step in range(1, 20):
+        guard.check([make_header()], ALIVE, step=step)
+
+
+def test_too_many_ungraded_replies_stop_the_run_with_the_commonest_reason() -> None:
+    guard = Guard(GuardSection(max_ungraded=0.1))
+    headers = [make_header((1.0, 0.0) * 9), make_header((NAN, NAN), reasons=["reward: too slow"] * 2)]
+    guard.check(headers, ALIVE, step=1)  # exactly a tenth is still allowed
+    headers.append(make_header((NAN,), reasons=["reward: KeyError"]))
+    with pytest.raises(GradingError) as caught:
+        guard.check(headers, ALIVE, step=2)
+    assert str(caught.value).startswith("step 2: 3 of 21 replies went ungraded, 2 of them because of reward: too slow;")
+
+
+def test_no_ungraded_reply_may_be_allowed() -> None:
+    guard = Guard(GuardSection(max_ungraded=0.0))
+    guard.check([make_header()], ALIVE, step=1)
+    with pytest.raises(GradingError, match="step 2: 1 of 2 "):
+        guard.check([make_header((1.0, NAN), reasons=["r"])], ALIVE, step=2)
+
+
+def test_steps_without_gradient_stop_the_run_only_in_a_row() -> None:
+    guard = Guard(GuardSection(dead_steps=3))
+    for step, counts in enumerate([DEAD, DEAD, ALIVE, DEAD, DEAD], start=1):
+        guard.check([make_header((1.0, 1.0))], counts, step=step)
+    with pytest.raises(LearnerError, match=r"step 6: no group carried any gradient for 3 steps"):
+        guard.check([make_header((1.0, 1.0))], DEAD, step=6)
+
+
+def test_cut_replies_stop_the_run_only_in_a_row_and_above_the_limit() -> None:
+    guard = Guard(GuardSection(dead_steps=2, max_truncated=0.5))
+    whole, half, cut = (make_header(truncated=flags) for flags in ([False] * 2, [True, False], [True] * 2))
+    for step, header in enumerate([cut, half, cut, whole, cut], start=1):
+        guard.check([header], ALIVE, step=step)
+    with pytest.raises(LearnerError, match=r"step 6: 2 of 2 replies were cut by rollout.max_new_tokens, and 2 steps"):
+        guard.check([cut], ALIVE, step=6)
+
+
+def test_everything_may_be_cut_where_the_recipe_says_so() -> None:
+    guard = Guard(GuardSection(dead_steps=1, max_truncated=1.0))
+    guard.check([make_header(truncated=[True, True])], ALIVE, step=1)

@@ -1,0 +1,145 @@
+"""The run directory and the stream of tasks: new runs, continued runs, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rlvr.config import Recipe
+from rlvr.errors import CheckpointError, ConfigError, PluginError, ResourceError
+from rlvr.loop.ledger import RunDirectory, TaskStream, eval_tasks
+from rlvr.observe.metrics import append_line, read_lines
+from rlvr.testing import task
+from rlvr.types import Task
+
+
+def recipe(**changes: object) -> Recipe:
+    plain = {"name": "r", "steps": 4, "model": {"path": "m"}, "environment": {"name": "e"}, "reward": ({"name": "w"},)}
+    return Recipe.model_validate(plain | changes)
+
+
+class Three:
+    """An environment of three training tasks, in an order that depends on the seed, and two held-out ones."""
+
+    def tasks(self, split: str, *, seed: int) -> Iterator[Task]:
+        for number in range(3 if split == "train" else 2):
+            yield task(f"{split} {seed} {number}")
+
+
+class Empty:
+    def tasks(self, split: str, *, seed: int) -> Iterator[Task]:
+        return iter(())
+
+
+def questions(tasks: list[Task]) -> list[str]:
+    return [one.messages[0]["content"] for one in tasks]
+
+
+def test_a_new_run_writes_down_what_it_is(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "runs" / "r")
+    assert run.begin(recipe()) is None
+    assert json.loads((run.path / "config.json").read_text()) == recipe().model_dump(mode="json")
+    assert run.checkpoints.is_dir()
+
+
+def test_an_older_run_is_moved_aside_not_overwritten(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "r")
+    run.begin(recipe())
+    append_line(run.metrics, {"step": 1})
+    moved = run.begin(recipe(seed=1))
+    assert moved is not None
+    assert Path(moved).parent == tmp_path
+    assert read_lines(Path(moved) / "metrics.jsonl") == [{"step": 1}]
+    assert not run.metrics.exists()
+    assert json.loads((run.path / "config.json").read_text())["seed"] == 1
+
+
+def test_a_third_run_moves_the_second_aside_too(tmp_path: Path) -> None:
+    """Runs that end within one second would ask for the same name."""
+    run = RunDirectory(tmp_path / "r")
+    for seed in range(4):
+        run.begin(recipe(seed=seed))
+    kept = [json.loads((path / "config.json").read_text())["seed"] for path in tmp_path.iterdir()]
+    assert sorted(kept) == [0, 1, 2, 3]
+
+
+def test_a_run_directory_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ResourceError, match=rf"the run directory {path}: \w.*; choose another --run-dir"):
+            RunDirectory(path).begin(recipe())
+
+
+def test_an_empty_folder_is_taken_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "r").mkdir()
+    assert RunDirectory(tmp_path / "r").begin(recipe()) is None
+
+
+def test_resuming_drops_what_came_after_the_checkpoint(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "r")
+    run.begin(recipe())
+    for step in range(1, 5):
+        append_line(run.metrics, {"step": step})
+    facts = {"step": 2, "recipe": recipe().model_dump(mode="json")}
+    longer = recipe(steps=9, eval={"tasks": 64}, checkpoint={"every": 1}, guard={"dead_steps": 9}, name="other")
+    assert run.resume(longer, facts) == 2
+    assert read_lines(run.metrics) == [{"step": 1}, {"step": 2}]
+    assert json.loads((run.path / "config.json").read_text())["steps"] == 9
+
+
+@pytest.mark.parametrize(
+    ("section", "value"),
+    [
+        ("seed", 1), ("algorithm", {"learning_rate": 1.0}), ("rollout", {"group_size": 4}), ("model", {"path": "n"}),
+        ("environment", {"name": "e", "hard": True}), ("reward", ({"name": "other"},)), ("payoff", {"wrong": -2.0}),
+    ],
+)  # fmt: skip
+def test_resuming_with_other_numbers_is_refused(tmp_path: Path, section: str, value: object) -> None:
+    run = RunDirectory(tmp_path / "r")
+    run.begin(recipe())
+    append_line(run.metrics, {"step": 1})
+    append_line(run.metrics, {"step": 2})
+    facts = {"step": 1, "recipe": recipe().model_dump(mode="json")}
+    with pytest.raises(ConfigError, match=rf"--resume: \[{section}\] differs from the run in {run.path}"):
+        run.resume(recipe(**{section: value}), facts)
+    assert len(read_lines(run.metrics)) == 2, "a refused continuation touches nothing"
+
+
+def test_the_newest_checkpoint_or_a_sentence(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "r")
+    with pytest.raises(CheckpointError, match="holds no checkpoint to resume from; start without --resume"):
+        run.newest()
+    for step in (9, 10, 100):
+        (run.checkpoint(step) / "trainer").mkdir(parents=True)
+        (run.checkpoint(step) / "trainer" / "facts.json").write_text("{}")
+    assert run.newest() == run.checkpoint(100)
+    run.prune(2)
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["step-000010", "step-000100"]
+    run.prune(5)
+    assert len(list(run.checkpoints.iterdir())) == 2
+
+
+def test_a_stream_reads_a_finite_environment_again_with_another_seed() -> None:
+    stream = TaskStream(Three(), seed=7, skip=0)
+    assert questions(stream.take(4)) == ["train 7 0", "train 7 1", "train 7 2", "train 8 0"]
+    assert questions(stream.take(3)) == ["train 8 1", "train 8 2", "train 9 0"]
+
+
+@pytest.mark.parametrize("skip", [0, 2, 3, 8])
+def test_a_continued_stream_goes_on_where_it_stood(skip: int) -> None:
+    whole = questions(TaskStream(Three(), seed=0, skip=0).take(skip + 5))
+    assert questions(TaskStream(Three(), seed=0, skip=skip).take(5)) == whole[skip:]
+
+
+def test_an_environment_without_tasks_is_named() -> None:
+    with pytest.raises(PluginError, match="no training tasks"):
+        TaskStream(Empty(), seed=0, skip=0).take(1)
+    with pytest.raises(PluginError, match=r"has 2 held-out tasks, eval.tasks asks for 3; lower it"):
+        eval_tasks(Three(), count=3)
+
+
+def test_held_out_tasks_do_not_depend_on_the_seed_of_a_run() -> None:
+    assert questions(eval_tasks(Three(), count=2)) == ["eval 0 0", "eval 0 1"]
