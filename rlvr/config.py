@@ -8,7 +8,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, ValidationInfo, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 from rlvr.core.payoff import Payoff
 from rlvr.errors import ConfigError
@@ -189,8 +198,9 @@ class Recipe(_Section):
         if self.hardware.kind == "cpu" and self.weights.transport in ("ipc", "nccl"):
             raise ValueError(f'weights.transport = "{self.weights.transport}" needs hardware.kind = "gpu"')
         cpu_only = {"hardware.threads": self.hardware, "rollout.kv_cache_gib": self.rollout}
+        on_gpu = self.hardware.kind == "gpu" and info.mode != "json"
         for key, section in cpu_only.items():
-            if self.hardware.kind == "gpu" and info.mode != "json" and key.partition(".")[2] in section.model_fields_set:
+            if on_gpu and key.partition(".")[2] in section.model_fields_set:
                 raise ValueError(f'{key} has no effect with hardware.kind = "gpu"; drop it')
         return self
 

@@ -76,6 +76,11 @@ def test_json_of_a_recipe_reads_back_as_the_same_recipe(toml: Path) -> None:
     assert json.loads(text)["reward"][1] == {"name": "my_module:Brevity", "weight": 0.5, "tokens": 20}
 
 
+def test_json_of_a_gpu_recipe_reads_back_too(toml: Path) -> None:
+    recipe = load_recipe(toml, overrides=["hardware.kind=gpu"])
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+
+
 def test_a_recipe_cannot_be_changed(toml: Path) -> None:
     recipe = load_recipe(toml)
     for section, key in ((recipe, "steps"), (recipe.rollout, "group_size"), (recipe.environment, "name")):
