@@ -15,7 +15,13 @@ from rlvr.learner.model import prepare
 from rlvr.loop.ledger import eval_tasks
 
 ROOT = Path(__file__).resolve().parent.parent
-RECIPE = ROOT / "launch" / "quickstart_cpu.toml"
+RECIPE = """
+name = "small"
+steps = 1
+model.path = "smollm2-135m"
+environment.name = "arithmetic"
+reward = [{ name = "math" }]
+"""
 ERRORS = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
 ADVICE = "run: python docs/make_tables.py"
 
@@ -58,22 +64,29 @@ def test_every_key_of_a_recipe_has_its_meaning_in_one_place(tables: ModuleType) 
     )
 
 
+@pytest.fixture
+def recipe_file(tmp_path: Path) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text(RECIPE)
+    return path
+
+
 @pytest.mark.parametrize(("override", "answer"), mistakes("The recipe"))
-def test_a_wrong_recipe_gets_the_promised_answer(override: str, answer: str) -> None:
+def test_a_wrong_recipe_gets_the_promised_answer(override: str, answer: str, recipe_file: Path) -> None:
     with pytest.raises(RlvrError) as caught:
-        load_recipe(RECIPE, overrides=[override])
-    said = str(caught.value).removeprefix(f"{RECIPE}: ")
+        load_recipe(recipe_file, overrides=[override])
+    said = str(caught.value).removeprefix(f"{recipe_file}: ")
     assert promised(answer).fullmatch(said), said
 
 
 @pytest.mark.parametrize(("override", "answer"), mistakes("Plug-ins and models"))
 def test_a_wrong_plug_in_or_model_gets_the_promised_answer(
-    override: str, answer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    override: str, answer: str, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(recipe_file.parent)
     monkeypatch.setattr(sys, "path", list(sys.path))
     with pytest.raises(RlvrError) as caught:
-        recipe = load_recipe(RECIPE, overrides=[override])
+        recipe = load_recipe(recipe_file, overrides=[override])
         if override.startswith("model"):
             prepare(recipe.model.path)
         for reward in recipe.reward:
