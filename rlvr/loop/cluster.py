@@ -285,4 +285,8 @@ def _shared_folder(model: Path) -> Path:
     need = 2.5 * sum(f.stat().st_size for f in model.glob("*.safetensors"))
     memory = Path("/dev/shm")
     parent = memory if memory.is_dir() and shutil.disk_usage(memory).free > need else Path(tempfile.gettempdir())
-    return Path(tempfile.mkdtemp(prefix="rlvr-weights-", dir=parent))
+    for left in parent.glob("rlvr-weights-*"):  # by a run that was killed; memory that nobody else would free
+        owner = left.name.split("-")[2]
+        if owner.isdigit() and not Path("/proc", owner).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"rlvr-weights-{os.getpid()}-", dir=parent))

@@ -60,7 +60,7 @@ def train(
         cluster.keep_records(run.rollouts, until=step)
         trackers = TrackerSet(_trackers(recipe, run_dir, view))
         before = _evaluation(run.path / "eval_before.jsonl", cluster, held_out, reuse=resume)
-        view.evaluation("eval before", evaluate.accuracy_of(before))
+        view.evaluation("before", evaluate.accuracy_of(before))
 
         stream = TaskStream(environment, seed=recipe.seed, skip=step * recipe.rollout.prompts_per_step)
         buffer, guard = Buffer(max_staleness=0, flat_groups_have_no_gradient=True), Guard(recipe.guard)
@@ -99,7 +99,7 @@ def train(
         if stop:
             raise Interrupted(f"stopped after step {step} of {recipe.steps} and saved in {run.path}")
         after = _evaluation(run.path / "eval_after.jsonl", cluster, held_out, reuse=False)
-        view.evaluation("eval after", evaluate.accuracy_of(after))
+        view.evaluation("after", evaluate.accuracy_of(after))
         summary = _summary(recipe, before, after, seconds=time.perf_counter() - began)
         write_json(run.summary, summary)
         view.finish(summary, run_dir=run.path)
