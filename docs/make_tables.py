@@ -32,7 +32,6 @@ MEANINGS = {
     "rollout.max_new_tokens": "budget of a reply, tokens, over all turns",
     "rollout.temperature": "of sampling; evaluation is greedy",
     "rollout.workers": "rollout workers, each with an engine of its own",
-    "rollout.kv_cache_gib": "memory for an engine's key-value cache, GiB",
     "rollout.grading_processes": "grading processes of each worker",
     "rollout.grading_timeout_s": "deadline for grading one reply, all rewards together, seconds",
     "rollout.grading_memory_mb": "what grading one reply may map beyond an idle process, MiB",
