@@ -56,11 +56,10 @@ class Verdict(StrEnum):
 
 
 class Stop(StrEnum):
-    """Why a reply ended: the model ended it, its token budget ended it, or the environment did."""
+    """Why a reply ended: by its own end token, or cut by its token budget."""
 
     END = "end"
     LENGTH = "length"
-    ENVIRONMENT = "environment"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,7 +242,7 @@ class Receipt:
     total_tensors: int
     canary_error: float  # mean |engine - learner| over the canary tokens, nats
     seconds: float
-    stall_seconds: float  # time during which the engine could not generate
+    stall_seconds: float  # from pausing the engine to resuming it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ MODULES = sorted((name, path) for name, folder in PACKAGES.items() for path in f
 # The bare package stands below all, since it holds nothing but the version.
 LAYERS = [
     {"rlvr"},
-    {"errors", "types"},
+    {"errors", "types", "waiting"},
     {"core"},
     {"config", "plugins", "observe"},
     {"rollout", "learner", "weights"},

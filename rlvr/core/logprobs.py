@@ -44,9 +44,9 @@ class _TokenLogprobs(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         work, table = hidden.to(dtype), head.to(dtype)
         precise = _precision(dtype)
-        logprobs = torch.empty(len(targets), dtype=precise)
+        logprobs = torch.empty(len(targets), dtype=precise, device=work.device)
         entropy, normalizer = torch.empty_like(logprobs), torch.empty_like(logprobs)
-        for rows in torch.arange(len(targets)).split(chunk):
+        for rows in torch.arange(len(targets), device=work.device).split(chunk):
             logits = (work[rows] @ table.T).to(precise) / temperature
             total = torch.logsumexp(logits, dim=-1)
             logprobs[rows] = logits.gather(1, targets[rows, None]).squeeze(1) - total
@@ -63,12 +63,12 @@ class _TokenLogprobs(torch.autograd.Function):
         work, table, targets, normalizer = ctx.saved_tensors
         outer = gradients[0]
         precise = normalizer.dtype
-        grad_hidden = torch.empty(work.shape, dtype=ctx.dtypes[0])
-        grad_head = torch.zeros(table.shape, dtype=precise) if ctx.needs_input_grad[1] else None
-        for rows in torch.arange(len(targets)).split(ctx.chunk):
+        grad_hidden = torch.empty(work.shape, dtype=ctx.dtypes[0], device=work.device)
+        grad_head = torch.zeros(table.shape, dtype=precise, device=table.device) if ctx.needs_input_grad[1] else None
+        for rows in torch.arange(len(targets), device=work.device).split(ctx.chunk):
             # d log p(target) / d logits = one_hot(target) - softmax, by 1 / temperature
             slope = torch.exp((work[rows] @ table.T).to(precise) / ctx.temperature - normalizer[rows, None]).neg_()
-            slope[torch.arange(len(rows)), targets[rows]] += 1.0
+            slope[torch.arange(len(rows), device=work.device), targets[rows]] += 1.0
             slope = (slope * (outer[rows, None] / ctx.temperature)).to(table.dtype)
             grad_hidden[rows] = (slope @ table).to(grad_hidden.dtype)
             if grad_head is not None:

@@ -60,7 +60,7 @@ def load_model(folder: Path, *, dtype: Any = None) -> PreTrainedModel:
             )
     except BoundaryError as error:
         raise ModelError(str(error)) from error
-    model.train()
+    model.eval()  # gradients flow all the same; dropout would make learner and engine differ
     model.config.use_cache = False
     return model
 

@@ -14,7 +14,7 @@ import torch
 from rlvr.core.logprobs import token_logprobs
 from rlvr.core.losses import clipped_surrogate, token_weights
 from rlvr.core.packing import pack, visible
-from rlvr.errors import LearnerError
+from rlvr.errors import LearnerError, ModelError
 from rlvr.learner.algorithm import Algorithm, Totals
 from rlvr.learner.credit import credit
 from rlvr.learner.model import load_model
@@ -42,6 +42,7 @@ class Learner:
             weight_decay=algorithm.weight_decay, fused=True,
         )  # fmt: skip
         self.version = 0
+        self._check_head()
 
     def step(self, groups: Sequence[Group], totals: Totals) -> dict[str, float]:
         """Take one optimizer step on the groups and give its metrics. Without a gradient the weights stay as they are.
@@ -55,7 +56,7 @@ class Learner:
         if not (np.isfinite(metrics["loss"]) and np.isfinite(norm)):
             self.optimizer.zero_grad(set_to_none=True)
             raise LearnerError(
-                f"step {self.version}: loss {metrics['loss']} or gradient norm {norm} is not finite; "
+                f"step {self.version + 1}: loss {metrics['loss']} or gradient norm {norm} is not finite; "
                 "lower algorithm.learning_rate or look at the rollouts of this step"
             )
         for group in self.optimizer.param_groups:
@@ -130,6 +131,19 @@ class Learner:
             chosen, self._head(), targets, temperature=self.algorithm.temperature, dtype=self._matmul_dtype()
         )
 
+    @torch.no_grad()
+    def _check_head(self) -> None:
+        """Make sure that logits are hidden states times the head, as `token_logprobs` takes them to be."""
+        tokens = torch.arange(1, 9, device=self.device)[None]
+        whole = self.model(input_ids=tokens, use_cache=False).logits[0, :-1].float().log_softmax(-1)
+        hidden = self.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state[0, :-1]
+        ours, _ = token_logprobs(hidden, self._head(), tokens[0, 1:])
+        if not torch.allclose(whole.gather(1, tokens[0, 1:, None])[:, 0], ours, atol=1e-3):
+            raise ModelError(
+                f"the model in {self.folder} does more to its logits than multiply by the output head (a bias, a soft "
+                "cap or a scale), which this learner does not do"
+            )
+
     def _head(self) -> torch.Tensor:
         return self.model.get_output_embeddings().weight
 
@@ -165,7 +179,9 @@ class Learner:
         kept = [p.detach().clone() for p in self.model.parameters()]
         with torch.no_grad():
             for p in self.model.parameters():
-                p.mul_(1.0 + 0.2 * torch.randn(p.shape, generator=generator).to(p.device))
+                noise = torch.randn(p.shape, generator=generator).to(p.device)
+                # a tensor of zeros, as a fresh bias is, would not move by a factor
+                p.copy_(p * (1.0 + 0.2 * noise) if p.any() else 0.01 * noise)
         try:
             yield
         finally:

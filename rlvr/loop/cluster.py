@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +17,7 @@ import numpy as np
 import ray
 
 from rlvr.config import Recipe
-from rlvr.errors import EngineError, ResourceError, brief, cause_of
+from rlvr.errors import ConfigError, EngineError, ResourceError, brief, cause_of
 from rlvr.learner.actor import LearnerActor
 from rlvr.learner.algorithm import Algorithm, Totals
 from rlvr.observe.recorder import make_recorder
@@ -39,8 +42,9 @@ class Cluster:
     def __init__(self, recipe: Recipe, *, model: Path, warn: Callable[[str], None]) -> None:
         self.recipe, self.model, self.warn = recipe, model, warn
         self.restarts = 0
-        self._folder = _shared_folder(model)
+        self._folder: Path | None = None
         self._workers: dict[str, Any] = {}
+        self._engines: dict[str, list[int]] = {}  # the engines' processes on this host, by worker
         self._learner: Any = None
         self._service: Any = None
         self._recorder: Any = None
@@ -50,13 +54,16 @@ class Cluster:
         """Start Ray, the learner and the workers."""
         _start_ray(self.recipe.hardware.ray_address)
         try:
+            self._folder = _shared_folder(self.model)
             self._learner = (
                 cast(Any, LearnerActor)
                 .options(**self._place())
                 .remote(str(self.model), algorithm_of(self.recipe), **self._learner_settings())
             )
             self._workers = {f"worker-{i}": self._start_worker(i) for i in range(self.recipe.rollout.workers)}
-            self._get([w.start.remote() for w in self._workers.values()], START_S, "the engines to start")
+            starting = [worker.start.remote() for worker in self._workers.values()]
+            processes = self._get(starting, START_S, "the engines to start")
+            self._engines = dict(zip(self._workers, processes, strict=True))
             self._get(self._learner.version.remote(), START_S, "the learner to load the model")
         except BaseException:
             self.__exit__()
@@ -65,15 +72,19 @@ class Cluster:
 
     def __exit__(self, *_: object) -> None:
         """Shut everything down and remove the shared files."""
-        for handle in self._workers.values():
-            _quietly(handle.stop.remote())
-        if self._service is not None:
-            _quietly(self._service.close.remote())
-        ray.shutdown()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        try:
+            ending = [handle.stop.remote() for handle in self._workers.values()]
+            if ending:
+                ray.wait(ending, num_returns=len(ending), timeout=20)
+            ray.shutdown()
+        finally:
+            if self._folder is not None:
+                shutil.rmtree(self._folder, ignore_errors=True)
 
     def prove(self, tasks: Sequence[Task], version: int, *, fault: Fault | None) -> dict[str, float]:
         """Start the weight service, test it on perturbed weights, and bring all workers to `version`."""
+        if fault and transport_of(self.recipe) != "shm":
+            raise ConfigError(f"--inject works on the shm transport only, not on {transport_of(self.recipe)}")
         render = next(iter(self._workers.values())).render
         prompts = self._get([render.remote(t.messages) for t in tasks[:CANARY_SEQUENCES]], START_S, "the canary")
         sequences = [np.asarray(ids[-CANARY_TOKENS:]) for ids in prompts]
@@ -82,7 +93,8 @@ class Cluster:
             deadline_s=self.recipe.weights.deadline_s, fault=fault,
             transport=transport_of(self.recipe),
         )  # fmt: skip
-        return self._get(self._service.self_test.remote(version), START_S, "the weight self-test")
+        deadline = START_S + 6 * self.recipe.weights.deadline_s  # the service's own deadlines come first
+        return self._get(self._service.self_test.remote(version), deadline, "the weight self-test")
 
     def rollout(self, tasks: Sequence[Task], seeds: Sequence[int], *, group_size: int, greedy: bool = False) -> Arrived:
         """Sample one group per task, in the order of tasks. A group whose worker died is sampled again elsewhere."""
@@ -98,13 +110,14 @@ class Cluster:
 
         for index in range(len(tasks)):
             submit(index)
+        end = time.monotonic() + self.recipe.rollout.deadline_s
         while pending:
-            done, _ = ray.wait(list(pending), timeout=self.recipe.rollout.deadline_s)
+            done, _ = ray.wait(list(pending), timeout=max(0.0, end - time.monotonic()))
             if not done:
                 late = names[next(iter(pending.values())) % len(names)]
                 raise EngineError(
-                    f"{late} sent no group for {self.recipe.rollout.deadline_s:g} s, {len(pending)} are open; "
-                    "raise rollout.deadline_s if replies take that long"
+                    f"{len(pending)} of {len(tasks)} groups did not come within rollout.deadline_s = "
+                    f"{self.recipe.rollout.deadline_s:g} s, {late} owes one; raise it if replies take that long"
                 )
             index = pending.pop(done[0])
             try:
@@ -121,7 +134,7 @@ class Cluster:
 
     def publish(self, version: int) -> list[Receipt]:
         """Push the learner's weights to all workers and prove them there."""
-        deadline = 2 * self.recipe.weights.deadline_s
+        deadline = 4 * self.recipe.weights.deadline_s  # the service's own deadlines come first
         return list(self._get(self._service.publish.remote(version), deadline, "the weight service"))
 
     def fetch(self, references: Sequence[Any]) -> list[Group]:
@@ -159,8 +172,12 @@ class Cluster:
         if self.restarts > 3:
             raise EngineError(f"{name} died for the {self.restarts}th time: {brief(error)}")
         self.warn(f"{name} died ({brief(error, limit=120)}); starting another and sampling its groups again")
+        ray.kill(self._workers[name], no_restart=True)
+        for process in self._engines.pop(name, []):  # vLLM's own processes can outlive the worker that was killed
+            with contextlib.suppress(OSError):
+                os.kill(process, signal.SIGKILL)
         self._workers[name] = self._start_worker(int(name.rpartition("-")[2]))
-        self._get(self._workers[name].start.remote(), START_S, f"{name} to start again")
+        self._engines[name] = self._get(self._workers[name].start.remote(), START_S, f"{name} to start again")
         self._get(self._service.join.remote(name, self._workers[name]), START_S, f"{name} to prove its weights")
 
     def _alive(self, name: str) -> bool:
@@ -249,13 +266,6 @@ def _resolve(reference: Any, *, timeout: float | None = None) -> Any:
         if cause is error:
             raise EngineError(f"an actor failed: {brief(getattr(error, 'cause', error))}") from error
         raise cause from None
-
-
-def _quietly(reference: Any) -> None:
-    try:
-        ray.get(reference, timeout=20)
-    except ray.exceptions.RayError:
-        return  # it is going away in any case
 
 
 def _start_ray(address: str | None) -> None:

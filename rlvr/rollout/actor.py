@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import psutil
 import ray
 from numpy.typing import NDArray
 
 from rlvr import plugins
 from rlvr.core.payoff import Payoff
+from rlvr.errors import BoundaryError
 from rlvr.rollout.engine import EngineSettings
 from rlvr.rollout.grading import GradingPool, RewardSpec
 from rlvr.rollout.render import Renderer
@@ -42,15 +45,22 @@ class RolloutActor:
             payoff=payoff,
         )
 
-    async def start(self) -> None:
-        """Start graders, then the engine."""
+    async def start(self) -> list[int]:
+        """Start graders, then the engine; give the engine's processes, which outlive a worker that is killed."""
         await asyncio.get_running_loop().run_in_executor(None, self._graders.start)
         await self._engine.start()
+        family = psutil.Process().children(recursive=True)
+        return [process.pid for process in family if any("VLLM" in word for word in process.cmdline()[:1])]
 
     @ray.method(num_returns=2)
     async def run(self, task: Task, group_size: int, seed: int, greedy: bool = False) -> tuple[GroupHeader, Group]:
         """See `Runner.run`. Header and group are two results, so that the driver owns both."""
-        return await self._runner.run(task, group_size, seed, greedy=greedy)
+        try:
+            return await self._runner.run(task, group_size, seed, greedy=greedy)
+        except BoundaryError as error:
+            if "EngineDeadError" in error.reason:
+                os._exit(1)  # a worker without its engine is dead: the driver starts another and samples again
+            raise
 
     async def render(self, messages: Sequence[Message]) -> NDArray[np.int32]:
         """Give the token ids of a prompt."""

@@ -30,6 +30,7 @@ from rlvr.types import (
     Ungraded,
     fingerprint,
 )
+from rlvr.waiting import gather_or_cancel
 
 __all__ = ["RolloutSettings", "Runner", "header_of", "seed_of"]
 
@@ -80,8 +81,8 @@ class Runner:
                 self._rollout(task, prompt, index, seed=seed_of(seed, index), temperature=temperature)
                 for index in range(group_size)
             ]
-            rollouts = await asyncio.gather(*samples)
-            grades = tuple(await asyncio.gather(*(self.graders.grade(task, rollout) for rollout in rollouts)))
+            rollouts = await gather_or_cancel(samples)
+            grades = tuple(await gather_or_cancel([self.graders.grade(task, rollout) for rollout in rollouts]))
         finally:
             self._running -= 1
             if not self._running:
@@ -127,7 +128,7 @@ class Runner:
         return proven, stall, error
 
     async def _canary_error(self, canary: Canary) -> float:
-        scored = await asyncio.gather(*(self.engine.score(ids.tolist()) for ids in canary.sequences))
+        scored = await gather_or_cancel([self.engine.score(ids.tolist()) for ids in canary.sequences])
         gaps = [np.abs(ours - theirs) for ours, theirs in zip(scored, canary.logprobs, strict=True)]
         return float(np.mean(np.concatenate(gaps)))
 
@@ -139,9 +140,6 @@ class Runner:
         stop = Stop.END
         for turn in range(self.settings.max_new_tokens):
             room = self.settings.max_new_tokens - len(transcript.tokens)
-            if room < 1:
-                stop = Stop.LENGTH
-                break
             own = seed_of(seed, turn) if temperature else None
             sampling = Sampling(max_tokens=room, temperature=temperature, seed=own)
             completion = await self.engine.generate(transcript.ids(), sampling=sampling)
@@ -152,7 +150,11 @@ class Runner:
             answer = await self._reply(task, messages) if stop is Stop.END else Done()
             if isinstance(answer, Done):
                 break
-            transcript.written(self.renderer.between(messages, answer, ended=stop is Stop.END))
+            gap = self.renderer.between(messages, answer, ended=stop is Stop.END)
+            if len(gap) >= self.settings.max_new_tokens - len(transcript.tokens):
+                stop = Stop.LENGTH
+                break
+            transcript.written(gap)
             messages += answer
         return Rollout(
             task_id=task.id, index=index, prompt_ids=prompt, token_ids=np.array(transcript.tokens, dtype=np.int32),

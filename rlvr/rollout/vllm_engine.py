@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
+import json
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,7 +55,8 @@ class VllmEngine:
                 if self._backend() == "rlvr_shm":
                     await self._transfer("init", {})
         except BoundaryError as error:
-            raise self._explain(error) from error
+            hint = "its own log, in the logs of the Ray session under the temporary folder, says more"
+            raise EngineError(f"vLLM did not start: {error.reason}; {hint}") from error
 
     async def generate(self, prompt_ids: Sequence[int], *, sampling: Sampling) -> Completion:
         """Sample one reply. A prompt's cached blocks are shared until weights are loaded and never across."""
@@ -68,7 +71,7 @@ class VllmEngine:
         return Completion(
             token_ids=np.array(output.token_ids, dtype=np.int32),
             logprobs=np.array([table[token].logprob for token, table in drawn], dtype=np.float32),
-            stop=Stop.LENGTH if output.finish_reason == "length" else Stop.END,
+            stop=_stop(output.finish_reason),
             spans=tuple(Span(start=s.start, stop=s.end, version=_number(s.version)) for s in output.weight_versions),
         )
 
@@ -186,6 +189,13 @@ class VllmEngine:
             self._check_memory()
 
     def _check_memory(self) -> None:
+        need = _cache_bytes(Path(self.settings.model)) * self.settings.max_model_len / GIB
+        if need > self.settings.kv_cache_gib:
+            raise ResourceError(
+                f"too little memory for the KV cache: one sequence of rollout.max_model_len = "
+                f"{self.settings.max_model_len} tokens takes {need:.1f} GiB, rollout.kv_cache_gib is "
+                f"{self.settings.kv_cache_gib}; raise the one or lower the other"
+            )
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
         with open("/proc/meminfo") as lines:
             free = next((int(x.split()[1]) * 1024 / GIB for x in lines if x.startswith("MemAvailable")), free)
@@ -195,14 +205,21 @@ class VllmEngine:
                 "lower it or free memory"
             )
 
-    def _explain(self, error: BoundaryError) -> EngineError | ResourceError:
-        text = error.reason.lower()
-        if "kv cache" in text or "out of memory" in text or "cannot allocate" in text:
-            return ResourceError(
-                f"too little memory for the KV cache: rollout.kv_cache_gib = {self.settings.kv_cache_gib:g} does not "
-                f"hold one sequence of {self.settings.max_model_len} tokens; raise it, or lower rollout.max_model_len"
-            )
-        return EngineError(f"vLLM did not start: {error.reason}")
+
+def _stop(reason: str | None) -> Stop:
+    """Say why a reply ended. Errors: EngineError where vLLM gave it up, so that no cut reply passes for a whole one."""
+    known = {"stop": Stop.END, "length": Stop.LENGTH}
+    if reason not in known:
+        raise EngineError(f"vLLM ended a reply with {reason!r}")
+    return known[reason]
+
+
+def _cache_bytes(model: Path) -> int:
+    """Give the KV cache of one token in bytes, in 16-bit; 0 where the model's config does not tell."""
+    config = json.loads((model / "config.json").read_text())
+    heads = config.get("num_attention_heads", 0)
+    size = config.get("head_dim") or (config.get("hidden_size", 0) // heads if heads else 0)
+    return 2 * 2 * config.get("num_hidden_layers", 0) * (config.get("num_key_value_heads") or heads) * size
 
 
 def _number(version: str) -> int:

@@ -10,8 +10,8 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from rlvr.errors import unwrapped
-from rlvr.types import Receipt
+from rlvr.errors import WeightProofError, brief, unwrapped
+from rlvr.types import Canary, Manifest, Receipt
 from rlvr.weights.export import export
 from rlvr.weights.sender import Sender
 from rlvr.weights.service import Fault, WeightService
@@ -30,7 +30,7 @@ class WeightServiceActor:
         def export_there(**request: Any) -> Any:
             return learner.export.remote(export, **request)
 
-        receivers = {name: handle.receive.remote for name, handle in workers.items()}
+        receivers = {name: _receiver(name, handle) for name, handle in workers.items()}
         send = (
             None
             if transport == "shm"
@@ -55,11 +55,23 @@ class WeightServiceActor:
     async def join(self, worker: str, handle: Any) -> Receipt:
         """See `WeightService.join`."""
         with unwrapped():
-            return await self._service.join(worker, handle.receive.remote)
+            return await self._service.join(worker, _receiver(worker, handle))
 
     def close(self) -> None:
         """See `WeightService.close`."""
         self._service.close()
+
+
+def _receiver(name: str, handle: Any) -> Any:
+    """Give the call that brings a version to a worker; a worker that dies in it is a proof that failed."""
+
+    async def receive(manifest: Manifest, canary: Canary, **how: Any) -> Receipt:
+        try:
+            return await handle.receive.remote(manifest, canary, **how)
+        except ray.exceptions.RayActorError as error:
+            raise WeightProofError(name, manifest.version, f"the worker died: {brief(error)}") from error
+
+    return receive
 
 
 class _RayCall:

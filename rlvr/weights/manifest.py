@@ -19,7 +19,7 @@ def digest(tensor: Tensor) -> str:
     import torch
     from blake3 import blake3
 
-    raw = tensor.contiguous().view(torch.uint8).reshape(-1).numpy()
+    raw = tensor.detach().cpu().contiguous().view(torch.uint8).reshape(-1).numpy()
     return str(blake3(raw.data, max_threads=blake3.AUTO).hexdigest())
 
 

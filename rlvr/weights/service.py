@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from rlvr.errors import WeightProofError
 from rlvr.types import Canary, Manifest, Receipt, fingerprint
+from rlvr.waiting import gather_or_cancel
 from rlvr.weights.export import corrupt, leave_out
 
 T = TypeVar("T")
@@ -26,6 +27,8 @@ FAULTS = ("weights.corrupt", "weights.drop", "weights.partial", "weights.stale_h
 CANARY_FLOOR = 0.05
 # The bound is this many times the error that true weights show at start-up.
 CANARY_SLACK = 4.0
+# Never above this: an engine that is further from the learner than rounding explains computes something else.
+CANARY_CEILING = 0.15
 # The perturbation of the self-test must move the canary by at least this many bounds.
 CANARY_POWER = 3.0
 
@@ -74,15 +77,14 @@ class WeightService:
         all mean |difference| in nats per token. Errors: WeightProofError where the canary does not follow.
         """
         noisy, expected = await self._export(version, perturbed=True)
-        open_bound = float("inf")  # this push is what the bound is calibrated on
-        unproven = Canary(sequences=self.sequences, logprobs=expected, bound=open_bound)
-        followed = await self._push(noisy, unproven, serve=False)
+        # rounding grows with the perturbation, so this push is judged below, by how far it moved
+        unjudged = Canary(sequences=self.sequences, logprobs=expected, bound=float("inf"))
+        followed = await self._push(noisy, unjudged, serve=False)
         true, truth = await self._export(version, perturbed=False)
-        receipts = await self._push(
-            true, Canary(sequences=self.sequences, logprobs=truth, bound=open_bound), serve=True
-        )
+        first = Canary(sequences=self.sequences, logprobs=truth, bound=CANARY_CEILING)
+        receipts = await self._push(true, first, serve=True)
         error = max(receipt.canary_error for receipt in receipts)
-        self.bound = max(CANARY_FLOOR, CANARY_SLACK * error)
+        self.bound = min(CANARY_CEILING, max(CANARY_FLOOR, CANARY_SLACK * error))
         moved = float(np.mean(np.abs(np.concatenate(truth) - np.concatenate(expected))))
         for receipt in followed:
             if moved < CANARY_POWER * self.bound or receipt.canary_error > moved / CANARY_POWER:
@@ -130,11 +132,14 @@ class WeightService:
     async def _push(self, manifest: Manifest, canary: Canary, *, serve: bool) -> list[Receipt]:
         if serve and self.fault and self.fault.version == manifest.version:
             _tamper(manifest, self.fault.kind)
-        receipts = asyncio.gather(*(self._deliver(worker, manifest, canary, serve=serve) for worker in self.workers))
+        calls: list[Awaitable[Receipt | None]] = [
+            self._deliver(worker, manifest, canary, serve=serve) for worker in self.workers
+        ]
         if self.send is not None:  # on GPU the learner itself moves the tensors, while the workers wait for them
-            call = self.send()
-            await self._within(call, worker="learner", version=manifest.version, what="sending the weights")
-        return list(await receipts)
+            what = "sending the weights"
+            calls.append(self._within(self.send(), worker="learner", version=manifest.version, what=what))
+        answers = await gather_or_cancel(calls)  # the first failure tells the truth; those who wait for it do not
+        return [receipt for receipt in answers if receipt is not None]
 
     async def _deliver(self, worker: str, manifest: Manifest, canary: Canary, *, serve: bool) -> Receipt:
         fault = self.fault.kind if serve and self.fault and self.fault.version == manifest.version else ""
@@ -142,6 +147,9 @@ class WeightService:
         receipt = await self._within(call, worker=worker, version=manifest.version, what="its receipt")
         if receipt.version != manifest.version or receipt.digest != fingerprint(manifest):
             raise WeightProofError(worker, manifest.version, f"sent a receipt for version {receipt.version}")
+        if receipt.proven_tensors != len(manifest.tensors):
+            said = f"read back {receipt.proven_tensors} of {len(manifest.tensors)} tensors"
+            raise WeightProofError(worker, manifest.version, said)
         return receipt
 
     async def _within(self, call: Awaitable[T], *, worker: str, version: int, what: str) -> T:
@@ -164,7 +172,7 @@ async def _resolve(call: Awaitable[T]) -> T:
 def parse_fault(text: str) -> Fault:
     """Read FAULT@VERSION. Errors: ValueError names the faults that exist."""
     kind, _, version = text.partition("@")
-    if kind not in FAULTS or not version.isdigit():
+    if kind not in FAULTS or not version.isdecimal():
         raise ValueError(f"--inject takes FAULT@VERSION with FAULT one of {', '.join(FAULTS)}, not {text!r}")
     return Fault(kind=kind, version=int(version))
 

@@ -28,7 +28,6 @@ __all__ = ["ProofExtension", "SharedMemoryEngine", "register"]
 
 # One-hot inputs per linear layer and push. A stale tensor is missed only if none of the columns that they read changed.
 PROBES = 64
-EMBEDDING_ROWS = 4096
 
 
 def register() -> None:
@@ -148,7 +147,13 @@ class ProofExtension:
         unloaded = getattr(model, "_rlvr_unloaded", [])
         if unloaded:
             return f"vLLM failed to load weights for {', '.join(unloaded[:3])}"
-        return compare(model, open_tensors(from_mapping(manifest).path), seed=seed)
+        known = from_mapping(manifest)
+        tensors = open_tensors(known.path)
+        try:
+            check(known, tensors)  # again: what is compared must be what was promised, not what lies there by now
+        except ValueError as error:
+            return str(error)
+        return compare(model, tensors, seed=seed)
 
 
 @torch.no_grad()
@@ -156,11 +161,12 @@ def compare(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], *, seed
     """Read live weights back through the layers that use them, and compare them bit by bit with the bytes sent.
 
     A one-hot input makes a linear layer answer with one column of the matrix it really multiplies by, packed or not:
-    one product by 1 and sums with 0 are exact. So this sees private copies that no parameter shows.
+    one product by 1 and sums with 0 are exact. So this sees private copies that no parameter shows. A tensor that no
+    layer answers for is an error: a part of the model that nobody can see would be a part that nobody proves.
     """
     generator = torch.Generator().manual_seed(seed)
     packed = getattr(model, "packed_modules_mapping", {})
-    proven = 0
+    proven: set[str] = set()
     for name, module in model.named_modules():
         for names, live, sent in _views(name, module, tensors, packed, generator):
             absent = [n for n in names if n not in tensors]
@@ -168,8 +174,9 @@ def compare(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], *, seed
                 return f"the engine has {name} but {absent[0]} was not sent"
             if not torch.equal(live, sent().to(live.device, live.dtype)):
                 return f"{names[0]} differs between engine and learner"
-            proven += len(names)
-    return proven
+            proven.update(names)
+    unseen = sorted(tensors.keys() - proven)
+    return f"{len(unseen)} tensors cannot be read back, {unseen[0]} among them" if unseen else len(proven)
 
 
 def _views(
@@ -198,9 +205,8 @@ def _views(
         handled.add("weight")
     elif isinstance(module, VocabParallelEmbedding):
         whole = f"{name}.weight"
-        count = len(tensors[whole]) if whole in tensors else 1
-        ids = torch.randperm(count, generator=generator)[:EMBEDDING_ROWS]
-        yield [whole], module.quant_method.embedding(module, ids.to(module.weight.device)), lambda: tensors[whole][ids]
+        ids = torch.arange(len(tensors[whole]) if whole in tensors else 1, device=module.weight.device)
+        yield [whole], module.quant_method.embedding(module, ids), lambda: tensors[whole]
         handled.add("weight")
     for key, parameter in module._parameters.items():
         if parameter is None or key in handled or parameter.numel() == 0:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from helpers import NAN, make_header
 
@@ -28,6 +30,12 @@ def test_fate_of_a_group(values, version: int, learner: int, max_staleness: int,
     header = make_header(values, version=version)
     found = admit(header, learner, max_staleness=max_staleness, flat_groups_have_no_gradient=True)
     assert found is fate
+
+
+def test_the_oldest_token_of_a_group_decides() -> None:
+    header = replace(make_header((1.0, 0.0)), min_version=2, max_version=3)
+    assert admit(header, 3, max_staleness=0, flat_groups_have_no_gradient=True) is Admission.STALE
+    assert admit(header, 3, max_staleness=1, flat_groups_have_no_gradient=True) is Admission.TRAIN
 
 
 def test_a_flat_group_trains_where_the_algorithm_learns_from_it() -> None:

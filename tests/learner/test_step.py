@@ -233,7 +233,7 @@ def test_a_loss_that_is_not_finite_stops_the_step_and_spares_the_weights(tied_mo
     rollouts = [replace(r, logprobs=np.full_like(r.logprobs, poison)) if i == worst else r
                 for i, r in enumerate(groups[1].rollouts)]  # fmt: skip
     sick = [groups[0], make_group(rollouts, groups[1].values.tolist()), groups[2]]
-    with pytest.raises(LearnerError, match=r"step 0: loss .* not finite; lower algorithm.learning_rate"):
+    with pytest.raises(LearnerError, match=r"step 1: loss .* not finite; lower algorithm.learning_rate"):
         learner.step(sick, totals_of(sick))
     assert same_weights(before, weights_of(learner))
     assert learner.version == 0
