@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -72,12 +73,15 @@ def train(
             }
         )
         try:
-            run(resolved, run_dir=folder, resume=resume, fault=fault, view=view, began=BEGAN)
+            summary = run(resolved, run_dir=folder, resume=resume, fault=fault, view=view, began=BEGAN)
         except Interrupted as stopped:
-            where = f" --run-dir {run_dir}" if run_dir else ""
-            view.warn(f"{stopped}; go on with: rlvr train {recipe}{where} --resume")
+            again = ["rlvr", "train", str(recipe), *(part for one in set_ or () for part in ("--set", one))]
+            again += ["--run-dir", str(run_dir)] if run_dir else []
+            view.warn(f"{stopped}; go on with: {shlex.join([*again, '--resume'])}")
             raise typer.Exit(130) from None
     if fault:
+        if fault.version <= summary["steps"]:
+            raise WeightProofError("all", fault.version, "the injected fault was pushed and nothing noticed")
         typer.echo(f"the injected fault {inject} was never reached", err=True)
         raise typer.Exit(1)
 
@@ -87,7 +91,7 @@ def evaluate(
     recipe: RecipePath,
     set_: Override = None,
     model: Annotated[str | None, typer.Option(help="A model (a checkpoint, say) instead of the recipe's.")] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Replies per task; above 1 sampled, with pass@k.")] = 1,
+    samples: Annotated[int, typer.Option(min=1, help="Replies per task; above 1 sampled, for pass@k.")] = 1,
     out: Annotated[Path, typer.Option(help="Where the replies are written.")] = Path("eval.jsonl"),
 ) -> None:
     """Evaluate a model on the recipe's held-out tasks, with 95 % intervals."""
@@ -102,7 +106,8 @@ def evaluate(
 
     with RunView(resolved.name, steps=0) as view:
         lines = evaluate_model(resolved, view=view, samples=samples, out=out)
-        view.evaluation("accuracy", accuracy_of(lines))
+        if samples == 1:  # replies to one task are no independent observations
+            view.evaluation("accuracy", accuracy_of(lines))
         for k, share in pass_at(lines, samples=samples).items():
             view.phase(f"pass@{k}: {100 * share.estimate:.1f} % [{100 * share.low:.1f}, {100 * share.high:.1f}]")
         view.phase(f"replies in {out}")
@@ -194,6 +199,8 @@ def compare(
         if not lines:
             raise ConfigError(f"{run} has no eval_after.jsonl: it is no run directory, or the run has not ended")
     gain = compare(before, after)
+    if gain is None:
+        raise ConfigError(f"{first} and {second} were evaluated on different tasks, so that there is nothing to pair")
     with RunView("compare", steps=0) as shown:
         shown.evaluation(str(first), accuracy_of(before))
         shown.evaluation(str(second), accuracy_of(after))
@@ -221,7 +228,7 @@ def main() -> None:
         print(f"rlvr: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("rlvr: stopped at once; the last checkpoint stands", file=sys.stderr)  # noqa: T201
+        print("rlvr: stopped at once; what was saved before is kept", file=sys.stderr)  # noqa: T201
         sys.exit(130)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -161,3 +163,91 @@ def test_doctor_examines_this_machine(monkeypatch, capsys) -> None:
     facts = json.loads(capsys.readouterr().out)
     assert {"python", "cores", "memory", "torch", "ray", "vllm"} <= {fact["name"] for fact in facts}
     assert {fact["state"] for fact in facts} <= {"ok", "note", "missing"}
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Let training end at once after 2 steps; give what it was called with."""
+    calls: list[dict[str, Any]] = []
+
+    def train(_: Any, **settings: Any) -> dict[str, Any]:
+        calls.append(settings)
+        return {"steps": 2}
+
+    monkeypatch.setattr("rlvr.loop.driver.train", train)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("version", "status", "said"),
+    [
+        (0, 3, "WeightProofError: worker=all version=0 the injected fault was pushed and nothing noticed"),
+        (2, 3, "WeightProofError: worker=all version=2 the injected fault was pushed and nothing noticed"),
+        (3, 1, "the injected fault weights.drop@3 was never reached"),
+    ],
+)
+def test_a_fault_that_did_not_end_the_run_is_told(monkeypatch, capsys, trained, version, status, said) -> None:
+    assert rlvr(monkeypatch, "train", QUICKSTART, "--inject", f"weights.drop@{version}") == status
+    assert capsys.readouterr().err.strip() == said
+    assert trained[0]["fault"].version == version
+
+
+def test_the_command_after_ctrl_c_repeats_the_whole_recipe(monkeypatch, capsys) -> None:
+    from rlvr.loop.driver import Interrupted
+
+    def train(*_: Any, **__: Any) -> None:
+        raise Interrupted("stopped after step 1 of 3 and saved in run")
+
+    monkeypatch.setattr("rlvr.loop.driver.train", train)
+    Path("my recipe.toml").write_text(Path(QUICKSTART).read_text())
+    arguments = ["train", "my recipe.toml", "--set", "steps=3", "--set", 'environment.operations=["add2"]']
+    arguments += ["--run-dir", "my run"]
+    assert rlvr(monkeypatch, *arguments) == 130
+    (command,) = re.findall("go on with: (.*)", capsys.readouterr().out)
+    assert shlex.split(command) == ["rlvr", *arguments, "--resume"]
+
+
+def evaluation(folder: Path, *tasks: str, verdicts: tuple[str, ...] = ("CORRECT",)) -> list[dict[str, Any]]:
+    """Write a run's last evaluation, with one reply per verdict to each task."""
+    lines = [{"task_id": task, "verdict": verdict, "why": ""} for task in tasks for verdict in verdicts]
+    folder.mkdir(exist_ok=True)
+    (folder / "eval_after.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return lines
+
+
+def test_runs_that_share_no_task_cannot_be_compared(monkeypatch, capsys, tmp_path: Path) -> None:
+    evaluation(tmp_path / "one", "a", "b")
+    evaluation(tmp_path / "two", "c")
+    assert rlvr(monkeypatch, "compare", "one", "two") == 2
+    said = "rlvr: one and two were evaluated on different tasks, so that there is nothing to pair\n"
+    assert capsys.readouterr().err == said
+    evaluation(tmp_path / "two", "b")
+    assert rlvr(monkeypatch, "compare", "one", "two") == 0
+    assert "of 1, p = 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("samples", "said"), [(1, ["eval accuracy"]), (2, ["pass@1", "pass@2"])])
+def test_replies_to_one_task_get_no_interval_as_if_they_were_independent(
+    monkeypatch, capsys, tmp_path: Path, samples: int, said: list[str]
+) -> None:
+    lines = evaluation(tmp_path / "run", "a", "b", verdicts=("CORRECT", "WRONG")[:samples])
+    monkeypatch.setattr("rlvr.loop.driver.evaluate_model", lambda *_, **__: lines)
+    assert rlvr(monkeypatch, "eval", QUICKSTART, "--samples", str(samples)) == 0
+    printed = capsys.readouterr().out
+    assert [name for name in ("eval accuracy", "pass@1", "pass@2") if name in printed] == said
+
+
+def test_a_second_ctrl_c_promises_nothing_that_may_not_be_there(monkeypatch, capsys) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", stopped)
+    assert rlvr(monkeypatch, "train") == 130
+    assert capsys.readouterr().err == "rlvr: stopped at once; what was saved before is kept\n"
+
+
+def test_an_environment_with_too_few_tasks_is_one_sentence(monkeypatch, capsys) -> None:
+    assert rlvr(monkeypatch, "train", QUICKSTART, "--set", 'environment.operations=["mul12"]') == 2
+    said = capsys.readouterr().err
+    assert said.startswith("rlvr: environment 'arithmetic': mul12 have only ")
+    assert len(said.splitlines()) == 1

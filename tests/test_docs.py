@@ -92,7 +92,7 @@ def test_a_wrong_plug_in_or_model_gets_the_promised_answer(
         for reward in recipe.reward:
             plugins.create(plugins.REWARDS, reward.name, reward.options)
         environment = plugins.create(plugins.ENVIRONMENTS, recipe.environment.name, recipe.environment.options)
-        eval_tasks(environment, count=recipe.eval.tasks)
+        eval_tasks(environment, name=recipe.environment.name, count=recipe.eval.tasks)
     assert promised(answer).match(str(caught.value)), str(caught.value)
 
 

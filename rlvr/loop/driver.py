@@ -5,12 +5,13 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from rlvr import plugins
 from rlvr.config import Recipe
+from rlvr.errors import CheckpointError, ConfigError, GradingError, LearnerError, RlvrError
 from rlvr.learner.algorithm import Totals
 from rlvr.learner.model import prepare
 from rlvr.loop import evaluate
@@ -43,7 +44,7 @@ def train(
     began = time.perf_counter() if began is None else began
     run = RunDirectory(run_dir)
     environment = plugins.create(plugins.ENVIRONMENTS, recipe.environment.name, recipe.environment.options)
-    held_out = eval_tasks(environment, count=recipe.eval.tasks)
+    held_out = eval_tasks(environment, name=recipe.environment.name, count=recipe.eval.tasks)
     checkpoint = run.newest() if resume else None
     model = prepare(recipe.model.path)
     if not resume and (moved := run.begin(recipe)):
@@ -51,6 +52,8 @@ def train(
 
     with Cluster(recipe, model=model, warn=view.warn) as cluster, _stop_signals(view) as stop:
         step = run.resume(recipe, cluster.restore(checkpoint)) if checkpoint else 0
+        if fault and fault.version < step:
+            raise ConfigError(f"--inject: version {fault.version} is past, the run goes on from version {step}")
         view.phase(f"learner and {recipe.rollout.workers} rollout worker(s) ready after {_since(began)}")
         proof = cluster.prove(held_out, step, fault=fault)
         view.phase(
@@ -62,42 +65,45 @@ def train(
         before = _evaluation(run.path / "eval_before.jsonl", cluster, held_out, reuse=resume)
         view.evaluation("before", evaluate.accuracy_of(before))
 
-        stream = TaskStream(environment, seed=recipe.seed, skip=step * recipe.rollout.prompts_per_step)
-        buffer, guard = Buffer(max_staleness=0, flat_groups_have_no_gradient=True), Guard(recipe.guard)
-        while step < recipe.steps and not stop:
-            seconds = _Clock()
-            with seconds.phase("rollout"):
-                tasks = stream.take(recipe.rollout.prompts_per_step)
-                seeds = [seed_of(recipe.seed, step, place) for place in range(len(tasks))]
-                arrived = cluster.rollout(tasks, seeds, group_size=recipe.rollout.group_size)
-            headers = [header for header, _ in arrived]
-            admitted = buffer.admit(arrived, learner_version=step)
-            guard.check(headers, admitted.counts, step=step + 1)
-            with seconds.phase("learn"):
-                totals = Totals(loss_tokens=admitted.loss_tokens, sequences=admitted.sequences)
-                learned = cluster.learn(admitted.references, totals) | admitted.shares()
-            step += 1
-            with seconds.phase("push"):
-                receipts = cluster.publish(step)
-            cluster.record(step, arrived)
-            if recipe.eval.every and step % recipe.eval.every == 0 and step < recipe.steps:
-                with seconds.phase("eval"):
-                    lines = _evaluation(run.path / f"eval_step-{step:06d}.jsonl", cluster, held_out, reuse=False)
-                learned["eval_accuracy"] = evaluate.accuracy_of(lines).estimate
-            if recipe.checkpoint.every and step % recipe.checkpoint.every == 0 and step < recipe.steps:
-                with seconds.phase("checkpoint"):
-                    _save(cluster, run, recipe, step)
-            metrics = step_metrics(headers, learner=learned | push_metrics(receipts), seconds=seconds.total())
-            report = StepReport(step=step, version=step, metrics=metrics, seconds=seconds.total())
-            append_line(run.metrics, as_line(report))
-            view.step(report)
-            trackers.log(step, as_line(report))
-
-        cluster.recorded()
+        skip = step * recipe.rollout.prompts_per_step
+        stream = TaskStream(environment, name=recipe.environment.name, seed=recipe.seed, skip=skip)
+        buffer = Buffer(max_staleness=recipe.rollout.max_staleness, flat_groups_have_no_gradient=True)
+        guard = Guard(recipe.guard)
+        with _rollouts_on_disk(cluster):
+            while step < recipe.steps and not stop.asked:
+                seconds = _Clock()
+                with seconds.phase("rollout"):
+                    tasks = stream.take(recipe.rollout.prompts_per_step)
+                    seeds = [seed_of(recipe.seed, step, place) for place in range(len(tasks))]
+                    arrived = cluster.rollout(tasks, seeds, group_size=recipe.rollout.group_size)
+                cluster.record(step + 1, arrived)  # before anything can fail that these rollouts explain
+                headers = [header for header, _ in arrived]
+                admitted = buffer.admit(arrived, learner_version=step)
+                with _saved_if_stopped(cluster, run, recipe, step):
+                    guard.check(headers, admitted.counts, step=step + 1)
+                with seconds.phase("learn"):
+                    totals = Totals(loss_tokens=admitted.loss_tokens, sequences=admitted.sequences)
+                    learned = cluster.learn(admitted.references, totals) | admitted.shares()
+                step += 1
+                with seconds.phase("push"):
+                    receipts = cluster.publish(step)
+                if recipe.eval.every and step % recipe.eval.every == 0 and step < recipe.steps:
+                    with seconds.phase("eval"):
+                        lines = _evaluation(run.path / f"eval_step-{step:06d}.jsonl", cluster, held_out, reuse=False)
+                    learned["eval_accuracy"] = evaluate.accuracy_of(lines).estimate
+                if recipe.checkpoint.every and step % recipe.checkpoint.every == 0 and step < recipe.steps:
+                    with seconds.phase("checkpoint"):
+                        _save(cluster, run, recipe, step)
+                metrics = step_metrics(headers, learner=learned | push_metrics(receipts), seconds=seconds.total())
+                report = StepReport(step=step, version=step, metrics=metrics, seconds=seconds.total())
+                append_line(run.metrics, as_line(report))
+                view.step(report)
+                trackers.log(step, as_line(report))
         _save(cluster, run, recipe, step)
         trackers.finish()
-        if stop:
+        if stop.asked:
             raise Interrupted(f"stopped after step {step} of {recipe.steps} and saved in {run.path}")
+        stop.then = "training is over and saved, the run ends after this evaluation"
         after = _evaluation(run.path / "eval_after.jsonl", cluster, held_out, reuse=False)
         view.evaluation("after", evaluate.accuracy_of(after))
         summary = _summary(recipe, before, after, seconds=time.perf_counter() - began)
@@ -109,7 +115,7 @@ def train(
 def evaluate_model(recipe: Recipe, *, view: RunView, samples: int, out: Path) -> list[dict[str, Any]]:
     """Evaluate a model on the held-out tasks: greedily with one sample, at the recipe's temperature with more."""
     environment = plugins.create(plugins.ENVIRONMENTS, recipe.environment.name, recipe.environment.options)
-    tasks = eval_tasks(environment, count=recipe.eval.tasks)
+    tasks = eval_tasks(environment, name=recipe.environment.name, count=recipe.eval.tasks)
     with Cluster(recipe, model=prepare(recipe.model.path), warn=view.warn) as cluster:
         cluster.prove(tasks, 0, fault=None)
         seeds = [seed_of(recipe.seed, "eval", place) for place in range(len(tasks))]
@@ -128,20 +134,47 @@ def _evaluation(path: Path, cluster: Cluster, tasks: Sequence[Task], *, reuse: b
     return lines
 
 
+@contextmanager
+def _rollouts_on_disk(cluster: Cluster) -> Iterator[None]:
+    """See that the rollouts of the last step are written, above all where a failure points at them."""
+    try:
+        yield
+    except RlvrError:
+        with suppress(RlvrError):  # the failure under way is the one to tell
+            cluster.recorded()
+        raise
+    cluster.recorded()
+
+
+@contextmanager
+def _saved_if_stopped(cluster: Cluster, run: RunDirectory, recipe: Recipe, step: int) -> Iterator[None]:
+    """Save the last whole step where the guard stops the run."""
+    try:
+        yield
+    except (GradingError, LearnerError) as error:
+        if step == 0 or run.saved(step):
+            raise
+        try:
+            _save(cluster, run, recipe, step)
+        except CheckpointError:
+            raise error from None  # why the run stops matters more
+        raise type(error)(f"{error}; step {step} is saved, go on with --resume") from error
+
+
 def _save(cluster: Cluster, run: RunDirectory, recipe: Recipe, step: int) -> None:
     cluster.save(run.checkpoint(step), {"step": step, "recipe": recipe.model_dump(mode="json")})
     run.prune(recipe.checkpoint.keep)
 
 
 def _summary(recipe: Recipe, before: list[Any], after: list[Any], *, seconds: float) -> dict[str, Any]:
-    gain = evaluate.compare(before, after)
     summary: dict[str, Any] = {"steps": recipe.steps, "seconds": round(seconds, 1)}
     for name, lines in (("eval_before", before), ("eval_after", after)):
         known = evaluate.accuracy_of(lines)
         summary[name] = {"accuracy": known.estimate, "low": known.low, "high": known.high, "n": known.n}
-    summary["gain"] = {
-        "points": gain.points, "low": gain.low, "high": gain.high, "n": gain.n, "p_value": gain.p_value
-    }  # fmt: skip
+    if gain := evaluate.compare(before, after):
+        summary["gain"] = {
+            "points": gain.points, "low": gain.low, "high": gain.high, "n": gain.n, "p_value": gain.p_value
+        }  # fmt: skip
     return summary
 
 
@@ -169,20 +202,27 @@ class _Clock:
         return self._phases | {"step": time.perf_counter() - self._start}
 
 
+class _Stop:
+    """Whether a stop was asked for, and what comes of it in the phase under way."""
+
+    asked = False
+    then = "the run stops before its next step and is saved"
+
+
 @contextmanager
-def _stop_signals(view: RunView) -> Iterator[list[int]]:
+def _stop_signals(view: RunView) -> Iterator[_Stop]:
     """Let the first Ctrl-C or SIGTERM end the run after the step under way; the second ends it at once."""
-    asked: list[int] = []
+    stop = _Stop()
 
     def ask(number: int, _: object) -> None:
-        if asked:
+        if stop.asked:
             raise KeyboardInterrupt
-        asked.append(number)
-        view.warn("stopping after this step, then saving; press Ctrl-C again to stop at once without saving")
+        stop.asked = True
+        view.warn(f"{stop.then}; press Ctrl-C again to stop at once")
 
     old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked
+        yield stop
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)

@@ -34,29 +34,34 @@ def accuracy_of(lines: Sequence[Line]) -> Interval:
     """Give the share of CORRECT among the graded replies, with its 95 % interval. Errors: GradingError if none is."""
     known = [line["verdict"] == Verdict.CORRECT for line in lines if line["verdict"] != "UNGRADED"]
     if not known:
-        raise GradingError(f"all {len(lines)} evaluation replies went ungraded: {lines[0]['why']}")
+        raise _all_ungraded(lines)
     return wilson_interval(sum(known), len(known))
 
 
-def compare(before: Sequence[Line], after: Sequence[Line]) -> PairedDifference:
-    """Give the gain in points over the tasks graded in both evaluations, paired by task."""
+def compare(before: Sequence[Line], after: Sequence[Line]) -> PairedDifference | None:
+    """Give the gain in points over the tasks graded in both evaluations, paired by task; None where there are none."""
     first = {line["task_id"]: line["verdict"] for line in before if line["verdict"] != "UNGRADED"}
     pairs = [
         (first[line["task_id"]] == Verdict.CORRECT, line["verdict"] == Verdict.CORRECT)
         for line in after
         if line["task_id"] in first and line["verdict"] != "UNGRADED"
     ]
-    return paired_difference([a for a, _ in pairs], [b for _, b in pairs])
+    return paired_difference([a for a, _ in pairs], [b for _, b in pairs]) if pairs else None
 
 
 def pass_at(lines: Sequence[Line], *, samples: int) -> dict[int, Interval]:
-    """Give pass@k for k = 1, 2, 4 ... with bootstrap intervals over tasks; nothing for a single sample."""
+    """Give pass@k for k = 1, 2, 4 ... with bootstrap intervals over tasks; nothing for a single sample.
+
+    Errors: GradingError if no reply is graded.
+    """
     if samples < 2:
         return {}
     right: dict[str, list[bool]] = {}
     for line in lines:
         if line["verdict"] != "UNGRADED":
             right.setdefault(line["task_id"], []).append(line["verdict"] == Verdict.CORRECT)
+    if not right:
+        raise _all_ungraded(lines)
     powers = [2**i for i in range(samples.bit_length()) if 2**i <= samples]
     rng = np.random.default_rng(0)
     result = {}
@@ -76,6 +81,10 @@ def write(path: Path, lines: Sequence[Line]) -> None:
 def read(path: Path) -> list[Line]:
     """Read an evaluation."""
     return read_lines(path)
+
+
+def _all_ungraded(lines: Sequence[Line]) -> GradingError:
+    return GradingError(f"all {len(lines)} evaluation replies went ungraded: {lines[0]['why']}")
 
 
 def _line(group: Group, index: int) -> Line:

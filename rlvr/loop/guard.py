@@ -11,6 +11,16 @@ from rlvr.types import GroupHeader
 
 __all__ = ["Guard"]
 
+# What became of groups that did not train, and what to do where most of them went that way.
+FATES = {
+    "flat": (
+        "had replies that were all worth the same",
+        "choose easier or harder tasks, or a larger rollout.group_size",
+    ),
+    "stale": ("came from weights that were too old", "no worker may be that far behind, please report it"),
+    "ungraded": ("had fewer than two graded replies", "mend the reward"),
+}
+
 
 class Guard:
     """Watches the signals that die silently elsewhere: grading, gradient, truncation."""
@@ -18,15 +28,16 @@ class Guard:
     def __init__(self, limits: GuardSection) -> None:
         self.limits = limits
         self._flat = self._cut = 0
+        self._fates: Counter[str] = Counter()  # of the groups since a step last had a gradient
 
     def check(self, headers: Sequence[GroupHeader], counts: Mapping[str, int], *, step: int) -> None:
         """Look at a step before it trains. Errors: GradingError, LearnerError."""
         self._check_grading(headers, step)
         self._flat = self._flat + 1 if counts["train"] == 0 else 0
+        self._fates = self._fates + Counter(counts) if self._flat else Counter()
         if self._flat >= self.limits.dead_steps:
             raise LearnerError(
-                f"step {step}: no group carried any gradient for {self._flat} steps (all replies of every group were "
-                "worth the same); choose easier or harder tasks, or a larger rollout.group_size"
+                f"step {step}: no group carried any gradient for {self._flat} steps: {_fates_of(self._fates)}"
             )
         cut = [flag for header in headers for flag in header.truncated]
         self._cut = self._cut + 1 if sum(cut) > self.limits.max_truncated * len(cut) else 0
@@ -45,3 +56,11 @@ class Guard:
                 f"step {step}: {failed} of {total} replies went ungraded, {count} of them because of {reason}; "
                 "mend the reward (a broken grader is never a reward of 0)"
             )
+
+
+def _fates_of(counts: Mapping[str, int]) -> str:
+    """Say what became of groups, the commonest first, and what to do about that one."""
+    total = sum(counts.values())
+    known = sorted((fate for fate in FATES if counts.get(fate)), key=lambda fate: -counts[fate])
+    told = [f"{counts[fate]} of {total} groups {FATES[fate][0]}" for fate in known]
+    return f"{', '.join(told)}; {FATES[known[0]][1]}" if known else "no group arrived"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlvr.config import Recipe
-from rlvr.errors import CheckpointError, ConfigError, PluginError, ResourceError
+from rlvr.errors import BoundaryError, CheckpointError, ConfigError, PluginError, ResourceError, boundary
 from rlvr.learner.checkpoint import latest
 from rlvr.observe.metrics import keep_until, write_json
 from rlvr.types import Environment, Task
@@ -70,6 +70,10 @@ class RunDirectory:
         """Name the checkpoint of a step."""
         return self.checkpoints / f"step-{step:06d}"
 
+    def saved(self, step: int) -> bool:
+        """Tell whether the last whole checkpoint is that of a step."""
+        return latest(self.checkpoints) == self.checkpoint(step)
+
     def prune(self, keep: int) -> None:
         """Remove all but the newest checkpoints."""
         for path in sorted(self.checkpoints.glob("step-*"))[:-keep]:
@@ -77,10 +81,13 @@ class RunDirectory:
 
 
 class TaskStream:
-    """The training tasks in their one order. A finite environment is read again from its start, with another seed."""
+    """The training tasks in their one order. A finite environment is read again from its start, with another seed.
 
-    def __init__(self, environment: Environment, *, seed: int, skip: int) -> None:
-        self._tasks = self._endless(environment, seed)
+    Errors of all that reads tasks: PluginError that names the environment, whatever its code raises.
+    """
+
+    def __init__(self, environment: Environment, *, name: str, seed: int, skip: int) -> None:
+        self._tasks = self._endless(environment, name, seed)
         next(islice(self._tasks, skip, skip), None)
 
     def take(self, count: int) -> list[Task]:
@@ -88,20 +95,41 @@ class TaskStream:
         return list(islice(self._tasks, count))
 
     @staticmethod
-    def _endless(environment: Environment, seed: int) -> Iterator[Task]:
+    def _endless(environment: Environment, name: str, seed: int) -> Iterator[Task]:
         while True:
             empty = True
-            for task in environment.tasks("train", seed=seed):
+            for task in _tasks(environment, name, "train", seed=seed):
                 empty = False
                 yield task
             if empty:
-                raise PluginError("the environment has no training tasks")
+                raise PluginError(f"environment '{name}' has no training tasks")
             seed += 1
 
 
-def eval_tasks(environment: Environment, *, count: int) -> list[Task]:
+def eval_tasks(environment: Environment, *, name: str, count: int) -> list[Task]:
     """Give the held-out tasks, the same ones for every seed of a run. Errors: PluginError where there are too few."""
-    tasks = list(islice(environment.tasks("eval", seed=0), count))
+    tasks = list(islice(_tasks(environment, name, "eval", seed=0), count))
     if len(tasks) < count:
-        raise PluginError(f"the environment has {len(tasks)} held-out tasks, eval.tasks asks for {count}; lower it")
+        have = f"environment '{name}' has {len(tasks)} held-out tasks"
+        raise PluginError(f"{have}, eval.tasks asks for {count}; lower it")
     return tasks
+
+
+def _tasks(environment: Environment, name: str, split: str, *, seed: int) -> Iterator[Task]:
+    """Read a split; what the environment's code raises, at any task, is told in one sentence."""
+    what, end = f"environment '{name}'", object()
+    try:
+        with boundary(what):
+            source = iter(environment.tasks(split, seed=seed))
+        while True:
+            with boundary(what):
+                task: object = next(source, end)
+            if task is end:
+                return
+            if not isinstance(task, Task):
+                raise PluginError(f"{what}: tasks({split!r}) yields {type(task).__name__}, not Task")
+            yield task
+    except BoundaryError as error:
+        cause = error.__cause__
+        said = " ".join(str(cause).split()) if isinstance(cause, ValueError) else ""
+        raise PluginError(f"{what}: {said or error.reason}") from error

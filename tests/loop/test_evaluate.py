@@ -60,10 +60,24 @@ def test_the_gain_is_paired_by_task() -> None:
     before = lines(WRONG, RIGHT, WRONG, BROKEN, RIGHT)
     after = lines(RIGHT, RIGHT, WRONG, RIGHT, BROKEN)[::-1]  # the order of lines is no pairing
     gain = evaluate.compare(before, after)
+    assert gain is not None
     assert (gain.n, gain.gained, gain.lost) == (3, 1, 0)
     assert gain.points == pytest.approx(100 / 3)
     back = evaluate.compare(after, before)
+    assert back is not None
     assert (back.gained, back.lost, back.points) == (0, 1, -gain.points)
+
+
+def test_evaluations_without_a_common_task_have_no_gain() -> None:
+    first, second = (evaluate.lines_of([group(name, RIGHT)]) for name in ("a", "b"))
+    assert evaluate.compare(first, second) is None
+    assert evaluate.compare(lines(BROKEN), lines(RIGHT)) is None
+
+
+def test_pass_at_k_of_nothing_graded_is_no_number() -> None:
+    found = evaluate.lines_of([group("a", BROKEN, BROKEN)])
+    with pytest.raises(GradingError, match="all 2 evaluation replies went ungraded: broke"):
+        evaluate.pass_at(found, samples=2)
 
 
 def test_pass_at_k_is_the_mean_over_tasks() -> None:

@@ -9,7 +9,7 @@ from rlvr.config import GuardSection
 from rlvr.errors import GradingError, LearnerError
 from rlvr.loop.guard import Guard
 
-ALIVE, DEAD = {"train": 3}, {"train": 0}
+ALIVE, DEAD = {"train": 3}, {"train": 0, "flat": 4}
 
 
 def test_a_healthy_run_goes_on() -> None:
@@ -39,8 +39,28 @@ def test_steps_without_gradient_stop_the_run_only_in_a_row() -> None:
     guard = Guard(GuardSection(dead_steps=3))
     for step, counts in enumerate([DEAD, DEAD, ALIVE, DEAD, DEAD], start=1):
         guard.check([make_header((1.0, 1.0))], counts, step=step)
-    with pytest.raises(LearnerError, match=r"step 6: no group carried any gradient for 3 steps"):
+    with pytest.raises(LearnerError, match=r"step 6: no group carried any gradient for 3 steps: 12 of 12 groups had"):
         guard.check([make_header((1.0, 1.0))], DEAD, step=6)
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ({"flat": 3}, "3 of 3 groups had replies that were all worth the same; choose easier or harder tasks"),
+        ({"stale": 3}, "3 of 3 groups came from weights that were too old; "),
+        ({"ungraded": 3}, "3 of 3 groups had fewer than two graded replies; mend the reward"),
+        (
+            {"flat": 1, "ungraded": 3},
+            "3 of 4 groups had fewer than two graded replies, "
+            "1 of 4 groups had replies that were all worth the same; mend the reward",
+        ),
+    ],
+)
+def test_a_run_without_gradient_is_told_what_became_of_its_groups(counts: dict[str, int], said: str) -> None:
+    guard = Guard(GuardSection(dead_steps=1))
+    with pytest.raises(LearnerError) as caught:
+        guard.check([make_header((1.0, 1.0))], {"train": 0, "flat": 0, "stale": 0, "ungraded": 0} | counts, step=1)
+    assert said in str(caught.value)
 
 
 def test_cut_replies_stop_the_run_only_in_a_row_and_above_the_limit() -> None:

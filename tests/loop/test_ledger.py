@@ -123,23 +123,80 @@ def test_the_newest_checkpoint_or_a_sentence(tmp_path: Path) -> None:
 
 
 def test_a_stream_reads_a_finite_environment_again_with_another_seed() -> None:
-    stream = TaskStream(Three(), seed=7, skip=0)
+    stream = TaskStream(Three(), name="e", seed=7, skip=0)
     assert questions(stream.take(4)) == ["train 7 0", "train 7 1", "train 7 2", "train 8 0"]
     assert questions(stream.take(3)) == ["train 8 1", "train 8 2", "train 9 0"]
 
 
 @pytest.mark.parametrize("skip", [0, 2, 3, 8])
 def test_a_continued_stream_goes_on_where_it_stood(skip: int) -> None:
-    whole = questions(TaskStream(Three(), seed=0, skip=0).take(skip + 5))
-    assert questions(TaskStream(Three(), seed=0, skip=skip).take(5)) == whole[skip:]
+    whole = questions(TaskStream(Three(), name="e", seed=0, skip=0).take(skip + 5))
+    assert questions(TaskStream(Three(), name="e", seed=0, skip=skip).take(5)) == whole[skip:]
 
 
 def test_an_environment_without_tasks_is_named() -> None:
-    with pytest.raises(PluginError, match="no training tasks"):
-        TaskStream(Empty(), seed=0, skip=0).take(1)
-    with pytest.raises(PluginError, match=r"has 2 held-out tasks, eval.tasks asks for 3; lower it"):
-        eval_tasks(Three(), count=3)
+    with pytest.raises(PluginError, match="environment 'e' has no training tasks"):
+        TaskStream(Empty(), name="e", seed=0, skip=0).take(1)
+    with pytest.raises(PluginError, match=r"environment 'e' has 2 held-out tasks, eval.tasks asks for 3; lower it"):
+        eval_tasks(Three(), name="e", count=3)
 
 
 def test_held_out_tasks_do_not_depend_on_the_seed_of_a_run() -> None:
-    assert questions(eval_tasks(Three(), count=2)) == ["eval 0 0", "eval 0 1"]
+    assert questions(eval_tasks(Three(), name="e", count=2)) == ["eval 0 0", "eval 0 1"]
+
+
+class Breaks:
+    """An environment that raises: when it is asked, at its first task, or after two."""
+
+    def __init__(self, *, after: int, error: Exception) -> None:
+        self.after, self.error = after, error
+
+    def tasks(self, split: str, *, seed: int) -> Iterator[Task]:
+        if self.after < 0:
+            raise self.error
+        return self._yielding(self.error)
+
+    def _yielding(self, error: Exception) -> Iterator[Task]:
+        for number in range(self.after):
+            yield task(str(number))
+        raise error
+
+
+@pytest.mark.parametrize("after", [-1, 0, 2])
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("mul12 have only 29\nevaluation tasks"), "mul12 have only 29 evaluation tasks"),
+        (KeyError("question"), "KeyError: 'question'"),
+        (RuntimeError(), "RuntimeError"),
+    ],
+)
+def test_what_an_environment_raises_is_one_sentence(after: int, error: Exception, said: str) -> None:
+    environment = Breaks(after=after, error=error)
+    with pytest.raises(PluginError) as caught:
+        eval_tasks(environment, name="e", count=3)
+    assert str(caught.value) == f"environment 'e': {said}"
+    with pytest.raises(PluginError) as caught:
+        stream = TaskStream(environment, name="e", seed=0, skip=0)
+        for _ in range(3):
+            stream.take(1)
+    assert str(caught.value) == f"environment 'e': {said}"
+
+
+def test_what_is_no_task_is_named() -> None:
+    class Dicts:
+        def tasks(self, split: str, *, seed: int) -> Iterator[dict[str, str]]:
+            yield {"question": "1 + 1?"}
+
+    with pytest.raises(PluginError, match=r"environment 'e': tasks\('eval'\) yields dict, not Task"):
+        eval_tasks(Dicts(), name="e", count=1)  # type: ignore[arg-type]
+
+
+def test_a_run_knows_whether_a_step_is_saved(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "r")
+    assert not run.saved(2)
+    (run.checkpoint(2) / "trainer").mkdir(parents=True)
+    assert not run.saved(2), "it is not whole yet"
+    (run.checkpoint(2) / "trainer" / "facts.json").write_text("{}")
+    assert run.saved(2)
+    assert not run.saved(3)
