@@ -134,7 +134,10 @@ class HardwareSection(_Section):
     kind: Literal["cpu", "gpu"] = "cpu"
     threads: PositiveInt | None = Field(default=None, description="of the learner; all cores if not given")
     tokens_per_microbatch: PositiveInt = 4096
-    ray_address: str | None = Field(default=None, description="of a running cluster; none: a Ray of the run's own")
+    ray_address: str | None = Field(
+        default=None,
+        description="of a running cluster; none: a Ray of the run's own. With `shm` all its actors must run on this host",
+    )
 
 
 class EvalSection(_Section):
@@ -195,6 +198,22 @@ class Recipe(_Section):
             raise ValueError("rollout.max_new_tokens leaves no room for a prompt within rollout.max_model_len")
         if self.rollout.workers > self.rollout.prompts_per_step:
             raise ValueError("rollout.workers is above rollout.prompts_per_step, so that some would never work")
+        names = [reward.name for reward in self.reward]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"reward: {twice[0]!r} stands there twice; name each reward once")
+        if not any(reward.weight for reward in self.reward):
+            raise ValueError("reward: every weight is 0, so that no reply would earn anything")
+        if self.rollout.max_model_len > self.hardware.tokens_per_microbatch:
+            raise ValueError(
+                f"hardware.tokens_per_microbatch = {self.hardware.tokens_per_microbatch} does not hold one reply of "
+                f"rollout.max_model_len = {self.rollout.max_model_len} tokens; raise the one or lower the other"
+            )
+        shares_device = self.hardware.kind == "gpu" and self.weights.transport in ("auto", "ipc")
+        if shares_device and self.rollout.workers > 1:
+            raise ValueError(
+                f"rollout.workers = {self.rollout.workers} cannot share the learner's GPU, as weights.transport = "
+                f'"{self.weights.transport}" wants; use 1 worker or "nccl"'
+            )
         if self.hardware.kind == "cpu" and self.weights.transport in ("ipc", "nccl"):
             raise ValueError(f'weights.transport = "{self.weights.transport}" needs hardware.kind = "gpu"')
         cpu_only = {"hardware.threads": self.hardware, "rollout.kv_cache_gib": self.rollout}

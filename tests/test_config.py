@@ -115,6 +115,9 @@ def test_a_recipe_cannot_be_changed(toml: Path) -> None:
         ("payoff.abstained=1", "payoff: a payoff needs correct > abstained > wrong, not (1.0, 1.0, -1.0)"),
         ("rollout.max_new_tokens=512", "rollout.max_new_tokens leaves no room for a prompt within "),
         ("rollout.workers=17", "rollout.workers is above rollout.prompts_per_step"),
+        ("reward.1.name=math", "reward: 'math' stands there twice; name each reward once"),
+        ("hardware.tokens_per_microbatch=511", "hardware.tokens_per_microbatch = 511 does not hold one reply of "),
+        ("rollout.max_model_len=4097", "hardware.tokens_per_microbatch = 4096 does not hold one reply of "),
     ],
 )
 def test_a_mistake_is_named_by_its_key(toml: Path, override: str, sentence: str) -> None:
@@ -135,6 +138,21 @@ def test_a_mistake_is_named_by_its_key(toml: Path, override: str, sentence: str)
 )  # fmt: skip
 def test_a_setting_without_effect_is_an_error(toml: Path, overrides: list[str], sentence: str) -> None:
     assert refused(toml, *overrides).startswith(sentence)
+
+
+@pytest.mark.parametrize("transport", ["auto", "ipc"])
+def test_workers_beside_the_learners_gpu_are_refused(toml: Path, transport: str) -> None:
+    gpu = ["hardware.kind=gpu", f"weights.transport={transport}"]
+    sentence = f'rollout.workers = 2 cannot share the learner\'s GPU, as weights.transport = "{transport}" wants'
+    assert refused(toml, *gpu, "rollout.workers=2").startswith(sentence)
+    assert load_recipe(toml, overrides=[*gpu, "rollout.workers=1"]).rollout.workers == 1
+    assert load_recipe(toml, overrides=[gpu[0], "weights.transport=nccl", "rollout.workers=2"]).rollout.workers == 2
+
+
+def test_rewards_that_weigh_nothing_are_refused(toml: Path) -> None:
+    nothing = refused(toml, "reward.0.weight=0", "reward.1.weight=0")
+    assert nothing == "reward: every weight is 0, so that no reply would earn anything"
+    assert load_recipe(toml, overrides=["reward.0.weight=0"]).reward[0].weight == 0.0
 
 
 def test_the_same_setting_passes_where_it_has_an_effect(toml: Path) -> None:

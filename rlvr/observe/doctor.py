@@ -12,6 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+from rlvr.observe.libraries import allocator
+
 __all__ = ["Fact", "examine"]
 
 GIB = 2**30
@@ -38,7 +40,8 @@ def _machine() -> Iterator[Fact]:
     fast = [name for name in ("amx_bf16", "avx512_bf16") if name in flags]
     yield Fact("bfloat16", "ok" if fast else "note", fast[0] if fast else "no AMX or AVX512-BF16: steps take longer")
     memory = _meminfo("MemAvailable")
-    yield Fact("memory", "ok" if memory > 8 else "note", f"{memory:.1f} GiB free; the quick start takes about 8")
+    free = "unknown" if memory is None else f"{memory:.1f} GiB free"
+    yield Fact("memory", "ok" if memory and memory > 8 else "note", f"{free}; the quick start takes about 8 GiB")
     shared = shutil.disk_usage("/dev/shm").free / GIB if Path("/dev/shm").is_dir() else 0.0
     text = f"{shared:.1f} GiB free" + ("" if shared > 1 else "; weights go through the temporary folder instead")
     yield Fact("shared memory", "ok" if shared > 1 else "note", text)
@@ -61,9 +64,9 @@ def _libraries() -> Iterator[Fact]:
     yield Fact(
         "libnuma", "ok" if numa else "missing", numa or "vLLM's CPU engine needs it; on Debian apt install libnuma1"
     )
-    allocator = ctypes.util.find_library("tcmalloc_minimal") or ctypes.util.find_library("tcmalloc")
-    text = allocator or "not there, not needed; on Debian libtcmalloc-minimal4 makes a step a little faster"
-    yield Fact("tcmalloc", "ok" if allocator else "note", text)
+    found = allocator()
+    text = found.name if found else "not there, not needed; on Debian libtcmalloc-minimal4 makes a step a little faster"
+    yield Fact("tcmalloc", "ok" if found else "note", text)
 
 
 def _version(name: str) -> str:
@@ -73,8 +76,7 @@ def _version(name: str) -> str:
         return ""
 
 
-def _meminfo(key: str) -> float:
-    """Give a figure of /proc/meminfo in GiB, 0 where there is no such file."""
-    path = Path("/proc/meminfo")
+def _meminfo(key: str, *, path: Path = Path("/proc/meminfo")) -> float | None:
+    """Give a figure of /proc/meminfo in GiB, None where the file or the figure is missing."""
     lines = path.read_text().splitlines() if path.exists() else []
-    return next((int(line.split()[1]) * 1024 / GIB for line in lines if line.startswith(key)), 0.0)
+    return next((int(line.split()[1]) * 1024 / GIB for line in lines if line.startswith(f"{key}:")), None)
