@@ -136,7 +136,7 @@ class HardwareSection(_Section):
     tokens_per_microbatch: PositiveInt = 4096
     ray_address: str | None = Field(
         default=None,
-        description="of a running cluster; none: a Ray of the run's own. With `shm` all its actors must run on this host",
+        description="of a running cluster, where `shm` wants all actors on this host; none: a Ray of the run's own",
     )
 
 
