@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from rlvr.config import Recipe
 from rlvr.errors import ConfigError, EngineError, ResourceError, brief, cause_of
 from rlvr.learner.actor import LearnerActor
 from rlvr.learner.algorithm import Algorithm, Totals
+from rlvr.observe.libraries import preloads
 from rlvr.observe.recorder import make_recorder
 from rlvr.rollout.actor import RolloutActor
 from rlvr.rollout.engine import EngineSettings
@@ -280,14 +280,6 @@ def _start_ray(address: str | None) -> None:
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         where = f"the cluster at hardware.ray_address = {address!r}" if address else "a Ray of its own"
         raise ResourceError(f"the run cannot reach {where}: {brief(error)}") from error
-
-
-def preloads() -> list[str]:
-    """Give the libraries that make CPU steps faster where they are installed: an allocator, and Intel's OpenMP."""
-    folders = [Path("/usr/lib"), *Path("/usr/lib").glob("*-linux-gnu"), Path("/usr/lib64")]
-    allocators = [f / n for f in folders for n in ("libtcmalloc_minimal.so.4", "libtcmalloc.so.4")]
-    found = [next((str(path) for path in allocators if path.exists()), ""), str(Path(sys.prefix) / "lib/libiomp5.so")]
-    return [path for path in found if path and Path(path).exists()]
 
 
 def _shared_folder(model: Path) -> Path:
