@@ -268,7 +268,7 @@ def test_grading_processes_die_with_their_parent(folder: Path, tmp_path: Path) -
         "asyncio.run(pool.grade(task(), rollout('pid ' + sys.argv[1])))\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "pid")], cwd=folder)
-    pid = asyncio.run(asyncio.wait_for(written(tmp_path / "pid"), 10))
+    pid = asyncio.run(asyncio.wait_for(written(tmp_path / "pid"), 30))
     parent.kill()
     parent.wait()
     assert gone(pid)
