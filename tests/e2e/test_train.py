@@ -314,6 +314,7 @@ class Sour:
 """
 
 
+@pytest.mark.slow
 def test_a_reward_that_raises_is_named(tmp_path: Path) -> None:
     (tmp_path / "sour.py").write_text(SOUR)
     recipe = RECIPE.replace('name = "math"\nmarked_only = true', 'name = "sour:Sour"')
