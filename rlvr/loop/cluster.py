@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -272,7 +273,10 @@ def _start_ray(address: str | None) -> None:
     # Ray gives its workers a niceness of 15; with the matrix products of a step on all cores, whatever else runs would
     # stop them at every barrier.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     try:
+        if port.isdecimal():  # Ray itself asks for a minute before it gives up
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(
             address=address or "local", include_dashboard=False, log_to_driver=False, logging_level="ERROR",
             **({} if address else {"num_cpus": os.cpu_count(), "object_store_memory": 256 * 2**20}),
