@@ -104,6 +104,6 @@ def _line(group: Group, index: int) -> Line:
 
 def _judged(grade: Grade | Ungraded) -> tuple[str, str]:
     if isinstance(grade, Ungraded):
-        return "UNGRADED", grade.reason
+        return "UNGRADED", f"{grade.boundary}: {grade.reason}"
     # a reward without verdicts calls a reply right by its full score
     return str(grade.verdict or (Verdict.CORRECT if grade.score >= 1.0 else Verdict.WRONG)), grade.why

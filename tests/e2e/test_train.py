@@ -209,7 +209,8 @@ def user_folder(tmp_path: Path) -> Path:
     """Lay out the README's environment, reward and recipe, as a user does, with fewer steps."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for name, text in re.findall(r"^```(?:python|toml)\n# (\S+)\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE):
-        (tmp_path / name).write_text(re.sub(r"^steps = \d+", "steps = 4", text, flags=re.MULTILINE))
+        shorter = re.sub(r"^steps = \d+", "steps = 4", text, flags=re.MULTILINE)
+        (tmp_path / name).write_text(shorter.replace("tasks = 64", "tasks = 16"))
     return tmp_path
 
 

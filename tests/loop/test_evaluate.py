@@ -52,7 +52,7 @@ def test_accuracy_counts_the_graded_only() -> None:
     known = evaluate.accuracy_of(lines(RIGHT, WRONG, SILENT, BROKEN, RIGHT))
     assert (known.estimate, known.n) == (2 / 4, 4)
     assert 0 < known.low < 0.5 < known.high < 1
-    with pytest.raises(GradingError, match="all 2 evaluation replies went ungraded: broke"):
+    with pytest.raises(GradingError, match="all 2 evaluation replies went ungraded: reward 'math': broke"):
         evaluate.accuracy_of(lines(BROKEN, BROKEN))
 
 
@@ -76,7 +76,7 @@ def test_evaluations_without_a_common_task_have_no_gain() -> None:
 
 def test_pass_at_k_of_nothing_graded_is_no_number() -> None:
     found = evaluate.lines_of([group("a", BROKEN, BROKEN)])
-    with pytest.raises(GradingError, match="all 2 evaluation replies went ungraded: broke"):
+    with pytest.raises(GradingError, match="all 2 evaluation replies went ungraded: reward 'math': broke"):
         evaluate.pass_at(found, samples=2)
 
 
