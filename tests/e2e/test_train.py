@@ -226,7 +226,7 @@ def interrupted(folder: Path, *, after_step: int) -> tuple[int, str]:
         said.append(line)
         if re.match(rf" *{after_step}/", line):
             os.killpg(process.pid, signal.SIGINT)  # a terminal signals the whole group
-    return process.wait(timeout=60), "".join(said)
+    return process.wait(timeout=300), "".join(said)
 
 
 def tasks_of(file: Path) -> list[str]:
