@@ -33,7 +33,6 @@ MEANINGS = {
     "rollout.temperature": "of sampling; evaluation is greedy",
     "rollout.workers": "rollout workers, each with an engine of its own",
     "rollout.grading_processes": "grading processes of each worker",
-    "rollout.grading_timeout_s": "deadline for grading one reply, all rewards together, seconds",
     "rollout.grading_memory_mb": "what grading one reply may map beyond an idle process, MiB",
     "algorithm.preset": "the estimator",
     "algorithm.advantage_scale": "divide a group's advantages by its standard deviation (`std`) or not (`none`)",

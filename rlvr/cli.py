@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rlvr.errors import ConfigError, PluginError, RlvrError, WeightProofError
+from rlvr.errors import ConfigError, GradingError, PluginError, RlvrError, WeightProofError
 
 BEGAN = time.perf_counter()
 
@@ -28,6 +28,11 @@ RecipePath = Annotated[Path, typer.Argument(help="The recipe, a TOML file; launc
 Override = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="A.B=C", help="Override one key of the recipe. Can be given several times."),
+]
+
+Options = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="KEY=VALUE", help="An option of the plug-in, its value JSON or plain text."),
 ]
 
 
@@ -114,10 +119,67 @@ def evaluate(
 
 
 @app.command()
+def grade(
+    reward: Annotated[str, typer.Argument(help="A name that `rlvr plugins` lists, or module:attr.")],
+    source: Annotated[Path, typer.Option("--in", help='Cases, a line each: {"reply", "truth"[, "id", "question"]}.')],
+    out: Annotated[Path, typer.Option(help="Verdicts, a line each, in the same order.")],
+    option: Options = None,
+    payoff: Annotated[
+        str | None,
+        typer.Option(help="What verdicts pay: ternary, binary, out_of_knowledge or calibrated. Default: what the "
+                     "reward says of itself; else the value is its score."),
+    ] = None,
+    processes: Annotated[int, typer.Option(min=1, help="Default: one for each core.")] = os.cpu_count() or 1,
+    timeout_s: Annotated[float | None, typer.Option(help="Seconds for one reply. Default: as in training.")] = None,
+    memory_mb: Annotated[int, typer.Option(min=1, help="MiB that grading one reply may take.")] = 2048,
+) -> None:  # fmt: skip
+    """Grade a file of replies, to test a reward before training with it."""
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from rlvr import plugins
+    from rlvr.core.payoff import Payoff
+    from rlvr.core.stats import wilson_interval
+    from rlvr.loop.grade import cases_in, grade_file
+    from rlvr.observe.progress import interval_text
+    from rlvr.rollout.grading import GradingPool, RewardSpec
+
+    try:
+        paid = Payoff(kind=payoff) if payoff else plugins.default_payoff(reward)
+    except ValueError as error:
+        raise ConfigError(f"--payoff: {error}") from error
+    if timeout_s is not None and not timeout_s > 0:
+        raise ConfigError(f"--timeout-s must be above 0, not {timeout_s:g}")
+    spec = RewardSpec(name=reward, options=dict(_option(text) for text in option or ()))
+    console = Console(stderr=True, highlight=False)
+    total = cases_in(source)
+    pool = GradingPool([spec], processes=min(processes, total), timeout_s=timeout_s, memory_mb=memory_mb)
+    try:
+        pool.start()
+        with Progress(
+            *Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn(), console=console,
+            transient=True, disable=not console.is_terminal,
+        ) as bar:  # fmt: skip
+            row = bar.add_task(reward, total=total)
+            counts = grade_file(pool, source=source, target=out, payoff=paid, advance=lambda: bar.advance(row))
+    finally:
+        pool.close()
+    graded = total - counts["UNGRADED"]
+    for verdict in ("CORRECT", "ABSTAINED", "WRONG") if graded > counts[""] else ():
+        share = wilson_interval(counts[verdict], graded)
+        console.print(f"{verdict:<9} {interval_text(share.estimate, share.low, share.high, n=share.n)}")
+    if pool.lost:
+        console.print(f"[yellow]! {pool.lost} grading processes were killed from outside and replaced[/]")
+    if counts["UNGRADED"]:
+        console.print(f"[yellow]! {counts['UNGRADED']} of {total} went ungraded: {out} says why[/]")
+    if not graded:
+        raise GradingError(f"none of the {total} replies could be graded; {out} says why")
+
+
+@app.command()
 def check(
     plugin: Annotated[str, typer.Argument(help="A name that `rlvr plugins` lists, or module:attr.")],
     environment: Annotated[str, typer.Option(help="For a reward: whose tasks it grades.")] = "arithmetic",
-    option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of the plug-in.")] = None,
+    option: Options = None,
 ) -> None:
     """Run the contract suite on an environment or a reward."""
     from itertools import islice

@@ -56,18 +56,26 @@ class RewardPlugIn(PlugIn):
 class PayoffSection(_Section):
     """What a verdict pays: correct > abstained > wrong."""
 
+    kind: Literal["ternary", "binary", "out_of_knowledge", "calibrated"] = Field(
+        default="ternary", description="binary: abstaining pays `wrong`; out_of_knowledge: abstaining pays `correct` "
+        "where a task is marked so; calibrated: by the stated confidence",
+    )  # fmt: skip
     correct: float = 1.0
     abstained: float = 0.0
     wrong: float = -1.0
 
     @model_validator(mode="after")
-    def _ordered(self) -> PayoffSection:
+    def _ordered(self, info: ValidationInfo) -> PayoffSection:
         self.record()
+        idle = {"binary": {"abstained"}, "calibrated": {"correct", "wrong"}}.get(self.kind, set())
+        given = sorted(self.model_fields_set & idle)
+        if given and info.mode != "json":
+            raise ValueError(f'{given[0]} has no effect with kind = "{self.kind}"; drop it')
         return self
 
     def record(self) -> Payoff:
         """Give the rule that the runner pays by."""
-        return Payoff(correct=self.correct, abstained=self.abstained, wrong=self.wrong)
+        return Payoff(kind=self.kind, correct=self.correct, abstained=self.abstained, wrong=self.wrong)
 
 
 class RolloutSection(_Section):
@@ -83,7 +91,9 @@ class RolloutSection(_Section):
     kv_cache_gib: PositiveInt = Field(default=1, description="on CPU; on GPU vLLM takes a share of the device")
     max_num_seqs: PositiveInt = Field(default=128, description="replies that one engine generates at once")
     grading_processes: PositiveInt = 1
-    grading_timeout_s: PositiveFloat = 5.0
+    grading_timeout_s: PositiveFloat | None = Field(
+        default=None, description="for one reply; none: 5, or as long as the rewards' own limits let a grade take"
+    )
     grading_memory_mb: PositiveInt = 2048
     deadline_s: PositiveFloat = Field(default=600.0, description="for one step's rollouts, and for each evaluation")
 

@@ -8,12 +8,15 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from rlvr.core.payoff import Payoff
 from rlvr.errors import BoundaryError, PluginError, boundary
+from rlvr.functions import FunctionReward, is_reward_function
 
-__all__ = ["ENVIRONMENTS", "REWARDS", "create", "known", "load"]
+__all__ = ["ENVIRONMENTS", "REWARDS", "create", "default_payoff", "known", "load"]
 
 ENVIRONMENTS = "rlvr.environments"
 REWARDS = "rlvr.rewards"
@@ -52,12 +55,18 @@ def load(group: str, name: str) -> Any:
 def create(group: str, name: str, options: Mapping[str, Any]) -> Any:
     """Load a plug-in and call it with its options.
 
+    A reward's option `of` may hold other rewards, as tables of a name and options, which are made first. A function
+    that takes `completions` is a reward itself.
     Errors: PluginError where it cannot be loaded, refuses an option, or lacks its method ("tasks" or "grade").
     """
     what = f"{_word(group)} '{name}'"
     factory = load(group, name)
+    if group == REWARDS and is_reward_function(factory):
+        factory = partial(FunctionReward, factory)
     if not callable(factory):
         raise PluginError(f"{what} is not a class or a function that makes one")
+    if group == REWARDS and _nested(options.get("of")):
+        options = {**options, "of": _inner(what, options["of"])}
     _check_options(what, factory, options)
     try:
         with boundary(what):
@@ -72,6 +81,27 @@ def create(group: str, name: str, options: Mapping[str, Any]) -> Any:
     if method and not callable(getattr(plugin, method, None)):
         raise PluginError(f"{what} has no method '{method}'")
     return plugin
+
+
+def default_payoff(name: str) -> Payoff | None:
+    """Give the payoff that a reward names in its attribute `pays` ("ternary", say); None where it names none."""
+    kind = getattr(load(REWARDS, name), "pays", None)
+    return None if kind is None else Payoff(kind=kind)
+
+
+def _nested(of: Any) -> bool:
+    """Tell whether an option holds rewards: a table, or a list of tables."""
+    return isinstance(of, Mapping) or (isinstance(of, list | tuple) and any(isinstance(one, Mapping) for one in of))
+
+
+def _inner(what: str, of: Any) -> Any:
+    """Make the reward or the rewards that another one is made of."""
+    tables = [of] if isinstance(of, Mapping) else list(of)
+    for table in tables:
+        if not isinstance(table, Mapping) or not isinstance(table.get("name"), str):
+            raise PluginError(f"{what}: each entry of `of` is a table with the name of a reward, not {table!r}")
+    made = [create(REWARDS, t["name"], {key: value for key, value in t.items() if key != "name"}) for t in tables]
+    return made[0] if isinstance(of, Mapping) else made
 
 
 def _check_options(what: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> None:

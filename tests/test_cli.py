@@ -251,3 +251,36 @@ def test_an_environment_with_too_few_tasks_is_one_sentence(monkeypatch, capsys) 
     said = capsys.readouterr().err
     assert said.startswith("rlvr: environment 'arithmetic': mul12 have only ")
     assert len(said.splitlines()) == 1
+
+
+def test_grade_writes_verdicts_and_says_how_many(tmp_path: Path, monkeypatch, capsys) -> None:
+    cases = [{"reply": f"Answer: {i}", "truth": "1", "id": i} for i in range(3)]
+    (tmp_path / "cases.jsonl").write_text("".join(json.dumps(case) + "\n" for case in cases))
+    command = ("grade", "math", "--in", "cases.jsonl", "--out", "verdicts.jsonl", "--payoff", "ternary")
+    assert rlvr(monkeypatch, *command, "--option", "marked_only=true") == 0
+    lines = [json.loads(line) for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()]
+    assert [(line["id"], line["verdict"], line["value"]) for line in lines] == [
+        (0, "WRONG", -1.0), (1, "CORRECT", 1.0), (2, "WRONG", -1.0),
+    ]  # fmt: skip
+    said = capsys.readouterr()
+    assert re.search(r"CORRECT +33\.3 % \[6\.1, 79\.2\] of 3", said.err)
+    assert said.out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence", "status"),
+    [
+        (("math", "--in", "no.jsonl"), "there is no file no.jsonl to grade", 2),
+        (("maths", "--in", "cases.jsonl"), "no reward is called 'maths' (did you mean 'math'?)", 2),
+        (("math", "--in", "cases.jsonl", "--payoff", "all"), "--payoff: a payoff is one of ternary", 2),
+        (("math", "--in", "cases.jsonl", "--timeout-s", "0"), "--timeout-s must be above 0, not 0", 2),
+        (("math", "--in", "cases.jsonl", "--option", "speed=1"), "reward 'math' has no option 'speed'", 2),
+        (("math", "--in", "cases.jsonl"), "none of the 1 replies could be graded", 1),
+    ],
+)
+def test_what_grade_cannot_do_is_one_sentence(
+    arguments: tuple[str, ...], sentence: str, status: int, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    (tmp_path / "cases.jsonl").write_text('{"reply": "4", "truth": null}\n')
+    assert rlvr(monkeypatch, "grade", *arguments, "--out", "verdicts.jsonl") == status
+    assert f"rlvr: {sentence}" in capsys.readouterr().err

@@ -26,7 +26,7 @@ MODULES = sorted((name, path) for name, folder in PACKAGES.items() for path in f
 LAYERS = [
     {"rlvr"},
     {"errors", "types", "waiting"},
-    {"core"},
+    {"core", "functions"},
     {"config", "plugins", "observe"},
     {"rollout", "learner", "weights"},
     {"loop"},

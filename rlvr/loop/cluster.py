@@ -16,7 +16,9 @@ from typing import Any, cast
 import numpy as np
 import ray
 
+from rlvr import plugins
 from rlvr.config import Recipe
+from rlvr.core.payoff import Payoff
 from rlvr.errors import ConfigError, EngineError, ResourceError, brief, cause_of
 from rlvr.learner.actor import LearnerActor
 from rlvr.learner.algorithm import Algorithm, Totals
@@ -203,7 +205,7 @@ class Cluster:
             settings=RolloutSettings(
                 max_new_tokens=r.max_new_tokens, temperature=r.temperature, max_model_len=r.max_model_len
             ),
-            payoff=self.recipe.payoff.record() if self.recipe.payoff else None,
+            payoff=payoff_of(self.recipe),
             environment=(self.recipe.environment.name, self.recipe.environment.options),
             rewards=[RewardSpec(name=p.name, weight=p.weight, options=p.options) for p in self.recipe.reward],
             grading={
@@ -249,6 +251,11 @@ def algorithm_of(recipe: Recipe) -> Algorithm:
         learning_rate=a.learning_rate, warmup_steps=a.warmup_steps, weight_decay=a.weight_decay,
         betas=(a.beta1, a.beta2), max_grad_norm=a.max_grad_norm, temperature=recipe.rollout.temperature,
     )  # fmt: skip
+
+
+def payoff_of(recipe: Recipe) -> Payoff | None:
+    """Give what verdicts pay: [payoff], else what the first reward says of itself, else nothing (its score counts)."""
+    return recipe.payoff.record() if recipe.payoff else plugins.default_payoff(recipe.reward[0].name)
 
 
 def transport_of(recipe: Recipe) -> str:

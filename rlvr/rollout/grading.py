@@ -7,35 +7,25 @@ hard deadline; past it, or after a crash, it is killed and replaced, and the gol
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import math
-import os
 import pickle
 import queue
-import signal
-import socket
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from rlvr.errors import BoundaryError, PluginError, RlvrError, boundary
-from rlvr.rollout.grading_child import decode, receive, send
+from rlvr.rollout.grading_child import decode
+from rlvr.rollout.grading_process import Death, GradingProcess
 from rlvr.types import Grade, Rollout, Task, Ungraded, Verdict
+from rlvr.waiting import gather_or_cancel
 
 __all__ = ["GradingPool", "RewardSpec"]
 
-_START_S = 60.0  # deadline for a process to import the rewards
-_BOOT = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from rlvr.rollout.grading_child import main; main(int(sys.argv[2]), int(sys.argv[3]))"
-)
-_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+_TIMEOUT_S = 5.0  # deadline for one reply where neither the caller nor a reward asks for another
+_SLACK_S = 2.0  # for a loaded machine, beyond what the rewards' own limits allow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,39 +46,54 @@ class GradingPool:
 
     Args:
         processes: replies judged at the same time.
-        timeout_s: deadline for one reply, all rewards together, seconds.
+        timeout_s: deadline for one reply, all rewards together, seconds; None: 5, or what the rewards say they need.
         memory_mb: what one grading may map beyond an idle process, MiB; None for no limit.
     Errors: ValueError where there is no reward, a name comes twice, or all weights are 0.
     """
 
     def __init__(
-        self, rewards: Sequence[RewardSpec], *, processes: int, timeout_s: float, memory_mb: int | None = None
+        self,
+        rewards: Sequence[RewardSpec],
+        *,
+        processes: int,
+        timeout_s: float | None = None,
+        memory_mb: int | None = None,
     ) -> None:
         names = [spec.name for spec in rewards]
         if not names or len(set(names)) < len(names) or not sum(spec.weight for spec in rewards):
             raise ValueError(f"a grading pool needs rewards of different names, one with a weight, not {names}")
-        if processes < 1 or timeout_s <= 0:
+        if processes < 1 or (timeout_s is not None and timeout_s <= 0):
             raise ValueError(f"a grading pool needs processes and a timeout, not {processes} and {timeout_s}")
+        self.processes = processes
         self.lost = 0  # processes that somebody else killed
         self._timeout_s = timeout_s
         self._names = names
         specs = [(spec.name, spec.weight, dict(spec.options)) for spec in rewards]
-        self._setup = pickle.dumps({"rewards": specs, "memory_mb": memory_mb})
+        setup = pickle.dumps({"rewards": specs, "memory_mb": memory_mb})
         # A process dies with the thread that started it, so threads live as long as the pool.
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix="grading")
-        self._free: queue.SimpleQueue[_Process] = queue.SimpleQueue()
-        self._all = [_Process(self._setup) for _ in range(processes)]
+        self._free: queue.SimpleQueue[GradingProcess] = queue.SimpleQueue()
+        self._all = [GradingProcess(setup) for _ in range(processes)]
         for process in self._all:
             self._free.put(process)
 
     def start(self) -> None:
         """Start all processes and wait until they have made the rewards. Errors: PluginError where one cannot."""
-        for waiting in [self._threads.submit(process.ensure) for process in self._all]:
+        for waiting in [self._threads.submit(self._ready, process) for process in self._all]:
             waiting.result()
 
     async def grade(self, task: Task, rollout: Rollout) -> Grade | Ungraded:
         """Judge one reply. Cancelling stops the wait; the process finishes, within its deadline, for the next reply."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._grade, task, rollout)
+
+    async def grade_group(self, task: Task, rollouts: Sequence[Rollout]) -> list[Grade | Ungraded]:
+        """Judge all replies to a task: in one request where a reward wants them together, else each by itself."""
+        if any(process.by_group for process in self._all):
+            loop = asyncio.get_running_loop()
+            together = await loop.run_in_executor(self._threads, self._grade_group, task, list(rollouts))
+            if together is not None:
+                return together
+        return list(await gather_or_cancel([self.grade(task, rollout) for rollout in rollouts]))
 
     def close(self) -> None:
         """Kill the processes and forget the replies that wait. A second call does nothing."""
@@ -109,135 +114,49 @@ class GradingPool:
         finally:
             self._free.put(process)
 
-    def _graded_by(self, process: _Process, task: Task, rollout: Rollout) -> Grade | Ungraded:
-        if process.ensure():
-            self.lost += 1
-        answer = process.ask(("grade", task, rollout), timeout_s=self._timeout_s)
+    def _graded_by(self, process: GradingProcess, task: Task, rollout: Rollout) -> Grade | Ungraded:
+        timeout_s = self._ready(process)
+        answer = process.ask(("grade", task, rollout), timeout_s=timeout_s)
         if isinstance(answer, bytes):
             if "exhausted" not in json.loads(answer):
                 return decode(answer)
             process.kill()
-            answer = _Death("runs out of memory")
+            answer = Death("runs out of memory")
         if answer.from_outside:
             self.lost += 1
             return Ungraded(boundary="grading", reason=f"the grading process was {answer.how}")
         process.ensure()
-        verdict = process.ask(("gold", task, rollout), timeout_s=self._timeout_s)
+        verdict = process.ask(("gold", task, rollout), timeout_s=timeout_s)
         if isinstance(verdict, bytes) and json.loads(verdict).get("passes"):
             why = f"grading this reply {answer.how}, grading the gold does not"
             return Grade(verdict=Verdict.WRONG, score=0.0, parts=dict.fromkeys(self._names, 0.0), why=why)
         process.kill()
         return Ungraded(boundary="grading", reason=f"grading {answer.how}, and the gold does not pass either")
 
-
-@dataclass(frozen=True, slots=True)
-class _Death:
-    """How a process ended without an answer."""
-
-    how: str
-    from_outside: bool = False
-
-
-class _Process:
-    """One grading process and the socket to it. One thread at a time uses it; `close` may come from another."""
-
-    def __init__(self, setup: bytes) -> None:
-        self._setup = setup
-        # Taken now, so that a replacement finds the user's modules wherever the parent has gone since.
-        self._folder = os.getcwd()
-        self._path = json.dumps([os.path.abspath(entry) for entry in sys.path])
-        self._process: subprocess.Popen[bytes] | None = None
-        self._socket: socket.socket | None = None
-        self._lock = threading.Lock()  # between starting and closing
-        self._closed = False
-
-    def ensure(self) -> bool:
-        """Start the process unless it runs. Gives whether it had died by itself. Errors: PluginError, OSError."""
-        died = self._process is not None and self._process.poll() is not None
-        if self._process is None or died:
-            self.kill()
-            self._start()
-        return died
-
-    def ask(self, request: object, *, timeout_s: float) -> bytes | _Death:
-        """Send a request and wait for the answer; without one the process is gone afterwards."""
-        process, sock = self._process, self._socket
-        if process is None or sock is None:
-            raise RlvrError("the pool is closed")
-        deadline = time.monotonic() + timeout_s
+    def _grade_group(self, task: Task, rollouts: list[Rollout]) -> list[Grade | Ungraded] | None:
+        """Judge a group in one request. Gives None where that failed: each reply is then judged by itself."""
+        process = self._free.get()
         try:
-            sock.settimeout(timeout_s)
-            send(sock, pickle.dumps(request))
-            return receive(sock, deadline=deadline)
-        except TimeoutError:
-            death = _Death(f"takes longer than {timeout_s:g} s")
-        except (EOFError, OSError):
-            death = _death(process)
-        self.kill()
-        return death
+            with boundary("grading"):
+                timeout_s = self._ready(process) * len(rollouts)
+                answer = process.ask(("group", task, rollouts), timeout_s=timeout_s)
+                grades = json.loads(answer) if isinstance(answer, bytes) else None
+                return [decode(grade) for grade in grades] if isinstance(grades, list) else None
+        except RlvrError:
+            process.kill()
+            return None
+        finally:
+            self._free.put(process)
 
-    def kill(self) -> None:
-        """End the process and whatever it started; nothing happens where none runs."""
-        process, self._process = self._process, None
-        sock, self._socket = self._socket, None
-        if process is not None:
-            _kill_group(process)
-        if sock is not None:
-            sock.close()
-
-    def close(self) -> None:
-        """End the process for good. A thread that waits for its answer is told that it is gone."""
-        with self._lock:
-            self._closed = True
-            process = self._process
-            if process is not None:
-                _kill_group(process)
-
-    def _start(self) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs, self._lock:
-            if self._closed:
-                ours.close()
-                raise RlvrError("the pool is closed")
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, self._path, str(theirs.fileno()), str(os.getpid())],
-                cwd=self._folder,
-                stdin=subprocess.DEVNULL,
-                stdout=2,  # what rewards print goes to stderr: stdout belongs to the command line
-                env=os.environ | _ONE_THREAD,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,  # so that what a reward starts can be killed with it
+    def _ready(self, process: GradingProcess) -> float:
+        """See that a process runs, count it if somebody killed it, and give the deadline of a reply in seconds."""
+        if process.ensure():
+            self.lost += 1
+        if self._timeout_s is None:
+            return max(_TIMEOUT_S, process.worst_case_s + _SLACK_S)
+        if self._timeout_s < process.worst_case_s:
+            raise PluginError(
+                f"the rewards {', '.join(self._names)} may take {process.worst_case_s:g} s by their own limits, and "
+                f"the deadline of a reply is {self._timeout_s:g} s: raise rollout.grading_timeout_s or lower theirs"
             )
-            self._socket = ours
-        try:
-            ours.settimeout(_START_S)
-            send(ours, self._setup)
-            ready = json.loads(receive(ours, deadline=time.monotonic() + _START_S))
-        except TimeoutError as error:
-            self.kill()
-            raise PluginError(f"the rewards are not ready after {_START_S:g} s") from error
-        except (EOFError, OSError) as error:
-            how = _death(self._process).how
-            self.kill()
-            raise PluginError(f"the grading process {how} while it made the rewards; its stderr says why") from error
-        if "error" in ready:
-            self.kill()
-            raise PluginError(ready["error"])
-
-
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process, which leads a group, and what it left behind."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def _death(process: subprocess.Popen[bytes]) -> _Death:
-    """Say how a process ended whose socket closed."""
-    try:
-        code = process.wait(timeout=5.0)
-    except subprocess.TimeoutExpired:
-        return _Death("closes its connection")
-    if code in (-signal.SIGKILL, -signal.SIGTERM):
-        return _Death(f"killed from outside by {signal.Signals(-code).name}", from_outside=True)
-    return _Death(f"crashes with {signal.Signals(-code).name}" if code < 0 else f"exits with code {code}")
+        return self._timeout_s

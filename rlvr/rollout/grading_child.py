@@ -17,11 +17,11 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rlvr import plugins
-from rlvr.errors import BoundaryError, RlvrError, boundary
+from rlvr.errors import BoundaryError, PluginError, RlvrError, boundary
 from rlvr.types import Grade, Reward, Rollout, Task, Ungraded, Verdict
 
 __all__ = ["decode", "encode", "main", "receive", "send"]
@@ -52,7 +52,7 @@ def encode(answer: Grade | Ungraded) -> bytes:
     return json.dumps(fields, default=float).encode()  # numpy's numbers become ours
 
 
-def decode(payload: bytes) -> Grade | Ungraded:
+def decode(payload: bytes | str) -> Grade | Ungraded:
     """Read what `encode` wrote. Errors: ValueError, TypeError, KeyError for anything else."""
     fields: dict[str, Any] = json.loads(payload)
     if "boundary" in fields:
@@ -70,6 +70,9 @@ class _Rewards:
             (name, weight, plugins.create(plugins.REWARDS, name, options)) for name, weight, options in specs
         ]
         self._total = sum(weight for _, weight, _ in self._rewards)
+        self.by_group = any(hasattr(reward, "grade_group") for _, _, reward in self._rewards)
+        # A reward with limits of its own (a judge's retries, a program's time) says how long they let a grade take.
+        self.worst_case_s = sum(float(getattr(reward, "worst_case_s", 0.0)) for _, _, reward in self._rewards)
         for name, _, reward in self._rewards:
             # A reward may have `warm_up()` for slow imports: no reply should pay for them out of its deadline.
             with boundary(f"reward:{name}"):
@@ -81,12 +84,26 @@ class _Rewards:
         Errors: MemoryError passes, for the parent to judge.
         """
         grades: list[Grade] = []
-        parts: dict[str, float] = {}
         for name, _, reward in self._rewards:
             grade = _asked(f"reward:{name}", reward, task, rollout)
             if isinstance(grade, Ungraded):
                 return grade
             grades.append(grade)
+        return self._one(grades)
+
+    def grade_group(self, task: Task, rollouts: Sequence[Rollout]) -> list[Grade | Ungraded]:
+        """Judge all replies to a task; a reward that can gets them together. Errors: as `grade`."""
+        by_reward = [_asked_group(f"reward:{name}", reward, task, rollouts) for name, _, reward in self._rewards]
+        result: list[Grade | Ungraded] = []
+        for answers in zip(*by_reward, strict=True):
+            broken = next((answer for answer in answers if isinstance(answer, Ungraded)), None)
+            result.append(broken or self._one([answer for answer in answers if isinstance(answer, Grade)]))
+        return result
+
+    def _one(self, grades: Sequence[Grade]) -> Grade | Ungraded:
+        """Make one grade of those of all rewards."""
+        parts: dict[str, float] = {}
+        for (name, _, _), grade in zip(self._rewards, grades, strict=True):
             parts[name] = float(grade.score)
             parts |= {f"{name}/{part}": float(value) for part, value in grade.parts.items()}
         score = sum(w * g.score for (_, w, _), g in zip(self._rewards, grades, strict=True)) / self._total
@@ -126,7 +143,7 @@ def main(fd: int, parent: int) -> None:
             return
         if setup["memory_mb"]:
             _limit_memory(setup["memory_mb"] * 2**20)
-        send(sock, b"{}")
+        send(sock, json.dumps({"by_group": rewards.by_group, "worst_case_s": rewards.worst_case_s}).encode())
         while True:
             try:
                 request = receive(sock)
@@ -140,6 +157,8 @@ def _answer(rewards: _Rewards, request: bytes) -> bytes:
         kind, task, rollout = pickle.loads(request)  # noqa: S301 - written by our parent
         if kind == "gold":
             return json.dumps({"passes": rewards.passes_gold(task, rollout)}).encode()
+        if kind == "group":
+            return json.dumps([encode(grade).decode() for grade in rewards.grade_group(task, rollout)]).encode()
         return encode(rewards.grade(task, rollout))
     except MemoryError:
         return json.dumps({"exhausted": True}).encode()
@@ -149,22 +168,43 @@ def _answer(rewards: _Rewards, request: bytes) -> bytes:
 
 def _asked(name: str, reward: Reward, task: Task, rollout: Rollout) -> Grade | Ungraded:
     """Ask one reward; what it raises or wrongly returns becomes Ungraded. Errors: MemoryError passes."""
+    return _guarded(name, lambda: [reward.grade(task, rollout)], count=1)[0]
+
+
+def _asked_group(name: str, reward: Reward, task: Task, rollouts: Sequence[Rollout]) -> list[Grade | Ungraded]:
+    """Ask one reward about all replies, together if it can. Errors: MemoryError passes."""
+    together = getattr(reward, "grade_group", None)
+    if together is None:
+        return [_asked(name, reward, task, rollout) for rollout in rollouts]
+    return _guarded(name, lambda: list(together(task, rollouts)), count=len(rollouts))
+
+
+def _guarded(name: str, call: Callable[[], list[object]], *, count: int) -> list[Grade | Ungraded]:
+    """Call a reward and check each of its `count` answers."""
     try:
         with boundary(name):
-            grade: object = reward.grade(task, rollout)
-            if isinstance(grade, Grade | Ungraded):
-                encode(grade)  # a score that is no JSON number is this reward's failure, not ours
+            answers = call()
+            if len(answers) != count:
+                raise PluginError(f"grade_group() gives {len(answers)} grades for {count} rollouts")
+            for answer in answers:
+                if isinstance(answer, Grade | Ungraded):
+                    encode(answer)  # a score that is no JSON number is this reward's failure, not ours
     except BoundaryError as error:
-        if isinstance(error.__cause__, MemoryError):
+        # A reply that exhausts the stack is like one that exhausts memory: the gold decides whose fault it is.
+        if isinstance(error.__cause__, MemoryError | RecursionError):
             raise MemoryError from error
-        return Ungraded(boundary=name, reason=error.reason)
+        return [Ungraded(boundary=name, reason=error.reason)] * count
     except RlvrError as error:
-        return Ungraded(boundary=name, reason=str(error))
-    if isinstance(grade, Ungraded):
-        return Ungraded(boundary=grade.boundary or name, reason=grade.reason)
-    if not isinstance(grade, Grade):
-        return Ungraded(boundary=name, reason=f"grade() gives {type(grade).__name__}, not Grade or Ungraded")
-    return dataclasses.replace(grade, score=float(grade.score))
+        return [Ungraded(boundary=name, reason=str(error))] * count
+    return [_checked(name, answer) for answer in answers]
+
+
+def _checked(name: str, answer: object) -> Grade | Ungraded:
+    if isinstance(answer, Ungraded):
+        return Ungraded(boundary=answer.boundary or name, reason=answer.reason)
+    if not isinstance(answer, Grade):
+        return Ungraded(boundary=name, reason=f"grade() gives {type(answer).__name__}, not Grade or Ungraded")
+    return dataclasses.replace(answer, score=float(answer.score))
 
 
 def _die_with(parent: int) -> None:
@@ -178,7 +218,9 @@ def _limit_memory(limit: int) -> None:
     """Let a grading have `limit` bytes beyond what the process maps now."""
     with open("/proc/self/statm", encoding="ascii") as file:
         mapped = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (mapped + limit, mapped + limit))
+    # The soft limit only: a sandbox that a reward starts later sets limits of its own.
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + limit, hard))
 
 
 def _exactly(sock: socket.socket, size: int, deadline: float | None) -> bytes:

@@ -82,12 +82,12 @@ class Runner:
                 for index in range(group_size)
             ]
             rollouts = await gather_or_cancel(samples)
-            grades = tuple(await gather_or_cancel([self.graders.grade(task, rollout) for rollout in rollouts]))
+            grades = tuple(await self.graders.grade_group(task, rollouts))
         finally:
             self._running -= 1
             if not self._running:
                 self._idle.set()
-        values = np.array([value_of(grade, self.payoff) for grade in grades], dtype=np.float32)
+        values = np.array([value_of(grade, self.payoff, truth=task.truth) for grade in grades], dtype=np.float32)
         group = Group(group_id=f"{task.id}-{seed:x}", task=task, rollouts=tuple(rollouts), grades=grades, values=values)
         return header_of(group, worker=self.name, seed=seed, seconds=time.perf_counter() - start), group
 

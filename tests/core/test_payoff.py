@@ -35,3 +35,58 @@ def test_the_order_of_a_payoff_is_checked(amounts: tuple[float, float, float]) -
     correct, abstained, wrong = amounts
     with pytest.raises(ValueError, match="a payoff needs"):
         Payoff(correct=correct, abstained=abstained, wrong=wrong)
+
+
+@pytest.mark.parametrize(
+    ("kind", "beyond", "paid"),
+    [
+        ("ternary", False, 0.0),
+        ("ternary", True, 0.0),
+        ("binary", False, -1.0),
+        ("binary", True, -1.0),
+        ("out_of_knowledge", False, 0.0),
+        ("out_of_knowledge", True, 1.0),
+        ("calibrated", True, 0.0),
+    ],
+)
+def test_what_abstaining_pays(kind: str, beyond: bool, paid: float) -> None:
+    truth = {"answers": ["x"], "out_of_knowledge": beyond}
+    assert value_of(Grade(verdict=Verdict.ABSTAINED, score=0.0), Payoff(kind=kind), truth=truth) == paid
+
+
+@pytest.mark.parametrize("truth", ["x", {"out_of_knowledge": "yes"}, {"out_of_knowledge": 1}, None])
+def test_only_a_plain_true_marks_a_task_as_beyond_knowledge(truth: object) -> None:
+    assert value_of(Grade(verdict=Verdict.ABSTAINED, score=0.0), Payoff(kind="out_of_knowledge"), truth=truth) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("verdict", "parts", "paid"),
+    [
+        (Verdict.CORRECT, {"truth/confidence": 0.8}, 1 - 0.04),
+        (Verdict.WRONG, {"confidence": 0.8}, -0.64),
+        (Verdict.WRONG, {"truth/confidence": 0.0}, 0.0),
+        (Verdict.CORRECT, {}, 1.0),
+        (Verdict.WRONG, {}, -1.0),
+        (Verdict.WRONG, {"confidence": 7.0}, -1.0),
+    ],
+)
+def test_calibrated_pays_the_brier_form(verdict: Verdict, parts: dict[str, float], paid: float) -> None:
+    grade = Grade(verdict=verdict, score=float(verdict is Verdict.CORRECT), parts=parts)
+    assert value_of(grade, Payoff(kind="calibrated")) == pytest.approx(paid, abs=1e-12)
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.3, 0.5, 0.9, 1.0])
+def test_stating_the_chance_of_being_right_pays_best(chance: float) -> None:
+    payoff = Payoff(kind="calibrated")
+    stated = [place / 100 for place in range(101)]
+
+    def expected(p: float) -> float:
+        right, wrong = payoff.of(Verdict.CORRECT, confidence=p), payoff.of(Verdict.WRONG, confidence=p)
+        return chance * right + (1 - chance) * wrong
+
+    assert max(stated, key=expected) == pytest.approx(chance)
+
+
+def test_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="one of ternary, binary"):
+        Payoff(kind="quaternary")

@@ -63,6 +63,30 @@ class Heavy:
     def grade(self, task, rollout):
         return Grade(verdict=None, score=float(self.warm))
 
+class Together:
+    worst_case_s = 1.5
+    def grade(self, task, rollout):
+        if rollout.reply == "sleep": time.sleep(60)
+        return Grade(verdict=None, score=-1.0)
+    def grade_group(self, task, rollouts):
+        if any(r.reply == "sleep" for r in rollouts): time.sleep(60)
+        if any(r.reply == "short" for r in rollouts): return []
+        return [Grade(verdict=None, score=float(len(rollouts))) for _ in rollouts]
+
+class Deep:
+    def gold(self, task):
+        return "ok"
+    def grade(self, task, rollout):
+        def nest(n): return nest(n + 1)
+        if rollout.reply == "deep": nest(0)
+        return Grade(verdict=Verdict.CORRECT, score=1.0)
+
+class Dying:
+    def __init__(self):
+        print("no licence for this host", file=sys.stderr, flush=True)
+        os._exit(7)
+    def grade(self, task, rollout): ...
+
 class Picky:
     def __init__(self, level):
         if level > 3:
@@ -225,6 +249,49 @@ async def test_several_rewards_are_one_grade(folder: Path) -> None:
     assert grade.verdict is Verdict.CORRECT
     assert grade.score == pytest.approx((3 * 1.0 + 0.5) / 4)
     assert grade.parts == {"odd:Odd": 1.0, "odd:Odd/len": 1.0, "odd:Length": 0.5, "rlvr_rewards.math:Math": 0.0}
+
+
+async def test_a_group_is_judged_in_one_call_where_a_reward_can(folder: Path) -> None:
+    rewards = [RewardSpec(name="odd:Together"), RewardSpec(name="odd:Length", weight=0.0)]
+    with opened(*rewards, folder=folder, timeout_s=2.0) as pool:
+        pool.start()
+        grades = await pool.grade_group(task(), [rollout("a"), rollout("b"), rollout("c")])
+        assert [grade.score for grade in grades if isinstance(grade, Grade)] == [3.0, 3.0, 3.0]
+        assert grades[0] == Grade(verdict=None, score=3.0, parts={"odd:Together": 3.0, "odd:Length": 1.0})
+        broken = await pool.grade_group(task(), [rollout("a"), rollout("short")])
+        assert (
+            broken
+            == [Ungraded(boundary="reward:odd:Together", reason="grade_group() gives 0 grades for 2 rollouts")] * 2
+        )
+
+
+async def test_a_reply_that_hangs_its_group_is_found_by_asking_one_by_one(folder: Path) -> None:
+    with opened(RewardSpec(name="odd:Together"), folder=folder, timeout_s=1.6) as pool:
+        pool.start()
+        good, hanging = await pool.grade_group(task(), [rollout("a"), rollout("sleep")])
+    assert good == Grade(verdict=None, score=-1.0, parts={"odd:Together": -1.0})
+    assert isinstance(hanging, Grade)
+    assert hanging.verdict is Verdict.WRONG
+
+
+def test_a_deadline_below_what_a_reward_may_take_is_refused(folder: Path) -> None:
+    refused = pytest.raises(PluginError, match=r"may take 1.5 s .* is 1 s: raise rollout.grading_timeout_s")
+    with opened(RewardSpec(name="odd:Together"), folder=folder, timeout_s=1.0) as pool, refused:
+        pool.start()
+
+
+async def test_a_reply_that_exhausts_the_stack_is_wrong(folder: Path) -> None:
+    with opened(RewardSpec(name="odd:Deep"), folder=folder, timeout_s=5.0) as pool:
+        grade = await pool.grade(task(), rollout("deep"))
+    assert isinstance(grade, Grade)
+    assert grade.verdict is Verdict.WRONG
+    assert "runs out of memory" in grade.why
+
+
+def test_what_a_dying_process_said_is_part_of_the_error(folder: Path) -> None:
+    told = pytest.raises(PluginError, match=r"exits with code 7 while it made the rewards.*no licence for this host")
+    with opened(RewardSpec(name="odd:Dying"), folder=folder) as pool, told:
+        pool.start()
 
 
 async def test_a_score_outside_the_unit_interval_does_not_go_with_a_verdict(folder: Path) -> None:

@@ -55,9 +55,9 @@ class Judge:
     def __init__(self, *grades: Grade | Ungraded) -> None:
         self.grades = list(grades)
 
-    async def grade(self, one: Task, reply: Rollout) -> Grade | Ungraded:
+    async def grade_group(self, one: Task, replies: Sequence[Rollout]) -> list[Grade | Ungraded]:
         await asyncio.sleep(0)
-        return self.grades[reply.index] if self.grades else RIGHT
+        return [self.grades[reply.index] if self.grades else RIGHT for reply in replies]
 
 
 class Talk:

@@ -36,8 +36,8 @@ class Bytes:
 
 
 class Judge:
-    async def grade(self, one: Task, reply: Rollout) -> Grade:
-        return Grade(verdict=Verdict.CORRECT, score=1.0)
+    async def grade_group(self, one: Task, replies: Sequence[Rollout]) -> list[Grade]:
+        return [Grade(verdict=Verdict.CORRECT, score=1.0) for _ in replies]
 
 
 def started_engine() -> FakeEngine:
