@@ -132,7 +132,7 @@ def _type(field: FieldInfo) -> str:
     name = _type_name(field.annotation)
     words = {"gt": "above", "ge": "from", "lt": "below", "le": "up to"}
     bounds = [f"{words[k]} {v:g}" for m in _metadata(field) for k in words if (v := getattr(m, k, None)) is not None]
-    return " ".join([name, *bounds])
+    return " ".join([name, *dict.fromkeys(bounds)])
 
 
 def _metadata(field: FieldInfo) -> list[Any]:
@@ -145,6 +145,8 @@ def _type_name(annotation: Any) -> str:
         return " or ".join(f"`{_toml(value)}`" for value in get_args(annotation))
     if get_origin(annotation) in (UnionType, Union):
         return _type_name(next(a for a in get_args(annotation) if a is not type(None)))
+    if get_origin(annotation) is tuple:
+        return f"list of {len(get_args(annotation))} numbers"
     bare = getattr(annotation, "__origin__", annotation)
     return {int: "integer", float: "number", str: "text", bool: "true or false"}[bare]
 
@@ -152,6 +154,8 @@ def _type_name(annotation: Any) -> str:
 def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 

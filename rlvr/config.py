@@ -12,6 +12,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
     ValidationError,
@@ -157,6 +158,9 @@ class EvalSection(_Section):
         default=0, ge=0, description="steps between evaluations during training; 0: before and after only"
     )
     tasks: PositiveInt = 512
+    truthfulness: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] = Field(
+        default=(1.0, 0.0, 1.0), strict=False, description="w1, w2, w3 in T = w1 Acc + w2 Unc - w3 Hall"
+    )
 
 
 class CheckpointSection(_Section):
@@ -179,6 +183,10 @@ class GuardSection(_Section):
 
     max_ungraded: float = Field(default=0.1, ge=0, le=1, description="share of a step's replies")
     max_truncated: float = Field(default=0.9, ge=0, le=1, description="share of a step's replies")
+    max_over_abstention: float = Field(
+        default=0.05, ge=0, le=1,
+        description="share of the tasks answered right before training that may be abstained on; above, a warning",
+    )  # fmt: skip
     dead_steps: PositiveInt = Field(default=5, description="steps in a row without any gradient, or all truncated")
 
 

@@ -164,6 +164,7 @@ class GroupHeader:
     truncated: tuple[bool, ...]  # [G]
     seed: int
     reasons: tuple[str, ...] = ()  # why rollouts went ungraded
+    unformatted: tuple[bool | None, ...] = ()  # [G] whether the asked format is missing; None where nobody looked
     seconds: float = 0.0
 
 

@@ -84,9 +84,12 @@ KINDS = {
     "sub2": _Kind("-", (range(10, 100), range(10, 100))),
     "mul12": _Kind("x", (range(2, 13), range(2, 13))),
     "mul2": _Kind("x", (range(10, 31), range(2, 10))),
+    "mul22": _Kind("x", (range(11, 100), range(11, 100))),
+    "sum3large": _Kind("+", (range(100, 1000), range(100, 1000), range(100, 1000))),
 }
 _EXAMPLES = (Problem("+", (12, 7)), Problem("-", (31, 14)), Problem("x", (9, 6)))
-_EXAMPLE_KEYS = frozenset(example.key for example in _EXAMPLES)
+_TOO_HARD = Problem("x", (83, 67))
+_EXAMPLE_KEYS = frozenset(example.key for example in (*_EXAMPLES, _TOO_HARD))
 
 
 class Arithmetic:
@@ -95,6 +98,7 @@ class Arithmetic:
     Args:
         operations: names from `KINDS`, drawn equally often.
         examples: how many worked examples stand before the question, 0 to 3.
+        abstaining: a further example, before the last, answers a problem that is too hard with "I don't know".
         eval_tasks: size of the split "eval". Kinds that run out are filled up from the others.
     Errors: ValueError for unknown operations, a wrong number of examples, or more evaluation tasks than exist.
     """
@@ -104,6 +108,7 @@ class Arithmetic:
         operations: Sequence[str] = ("add20", "add2", "sub20", "sub2", "mul12"),
         *,
         examples: int = 3,
+        abstaining: bool = False,
         eval_tasks: int = 512,
     ) -> None:
         unknown = [name for name in operations if name not in KINDS]
@@ -115,7 +120,11 @@ class Arithmetic:
             raise ValueError(f"eval_tasks must be at least 1, not {eval_tasks}")
         self._operations = tuple(dict.fromkeys(operations))
         self._eval_tasks = eval_tasks
-        self._prompt = tuple(message for example in _EXAMPLES[:examples] for message in _turns(example))
+        shown = [_turns(example) for example in _EXAMPLES[:examples]]
+        if abstaining:
+            answer = Message(role="assistant", content="That is too hard for me.\nAnswer: I don't know")
+            shown.insert(max(0, len(shown) - 1), (_turns(_TOO_HARD)[0], answer))
+        self._prompt = tuple(message for turns in shown for message in turns)
 
     def tasks(self, split: str, *, seed: int) -> Iterator[Task]:
         """Yield the tasks of a split: "train" never ends, "eval" has `eval_tasks` distinct ones.

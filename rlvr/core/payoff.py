@@ -10,7 +10,7 @@ from typing import Any
 from rlvr.errors import ConfigError
 from rlvr.types import Grade, Ungraded, Verdict
 
-__all__ = ["KINDS", "Payoff", "beyond_knowledge", "value_of"]
+__all__ = ["KINDS", "Payoff", "beyond_knowledge", "lacks_format", "value_of"]
 
 KINDS = ("ternary", "binary", "out_of_knowledge", "calibrated")
 
@@ -77,7 +77,18 @@ def beyond_knowledge(truth: Any) -> bool:
     return isinstance(truth, Mapping) and truth.get("out_of_knowledge") is True
 
 
+def lacks_format(parts: Mapping[str, float]) -> bool | None:
+    """Tell from a grade's parts whether the reply misses the asked format; None where no reward looked."""
+    found = _named("format", parts)
+    return min(found) < 1.0 if found else None
+
+
 def _confidence(parts: Mapping[str, float]) -> float:
-    """Find the confidence that the reply states, among the parts of whichever reward read it; 1 where none did."""
-    found = [value for name, value in parts.items() if name.rpartition("/")[2] == "confidence"]
+    """Find the confidence that the reply states; 1 where no reward read any."""
+    found = _named("confidence", parts)
     return min(1.0, max(0.0, found[0])) if found else 1.0
+
+
+def _named(part: str, parts: Mapping[str, float]) -> list[float]:
+    """List the values of a part, whichever reward it comes from: "format" is "math/format" beside other rewards."""
+    return [value for name, value in parts.items() if name.rpartition("/")[2] == part]

@@ -45,6 +45,7 @@ class Cluster:
     def __init__(self, recipe: Recipe, *, model: Path, warn: Callable[[str], None]) -> None:
         self.recipe, self.model, self.warn = recipe, model, warn
         self.restarts = 0
+        self._lost = 0
         self._folder: Path | None = None
         self._workers: dict[str, Any] = {}
         self._engines: dict[str, list[int]] = {}  # the engines' processes on this host, by worker
@@ -166,6 +167,17 @@ class Cluster:
     def restore(self, folder: Path) -> dict[str, Any]:
         """Load a checkpoint and give its facts. Errors: CheckpointError."""
         return dict(self._get(self._learner.restore.remote(str(folder.absolute())), START_S, "the checkpoint"))
+
+    def lost_graders(self) -> int:
+        """Count the grading processes that somebody else killed; the first of them is worth a warning."""
+        calls = [worker.lost_graders.remote() for worker in self._workers.values()]
+        lost = sum(self._get(calls, START_S, "the graders' count"))
+        if lost > self._lost:
+            self.warn(
+                f"{lost - self._lost} grading process(es) were killed from outside and replaced; is memory short?"
+            )
+        self._lost = lost
+        return lost
 
     def _revive(self, name: str, error: Exception) -> None:
         """Put a new worker in the place of a dead one; it serves nothing before its weights are proven."""

@@ -19,11 +19,18 @@ from rlvr.loop.buffer import Buffer
 from rlvr.loop.cluster import Cluster
 from rlvr.loop.guard import Guard
 from rlvr.loop.ledger import RunDirectory, TaskStream, eval_tasks
+from rlvr.loop.truthfulness import (
+    over_abstention,
+    truthfulness_gains,
+    truthfulness_metrics,
+    truthfulness_of,
+    truthfulness_summary,
+)
 from rlvr.observe.metrics import append_line, as_line, push_metrics, step_metrics, write_json
-from rlvr.observe.progress import RunView
+from rlvr.observe.progress import RunView, interval_text
 from rlvr.observe.trackers import TrackerSet, make_trackers
 from rlvr.rollout.runner import seed_of
-from rlvr.types import StepReport, Task
+from rlvr.types import GroupHeader, Receipt, StepReport, Task
 from rlvr.weights.service import Fault
 
 __all__ = ["Interrupted", "evaluate_model", "train"]
@@ -63,7 +70,7 @@ def train(
         cluster.keep_records(run.rollouts, until=step)
         trackers = TrackerSet(_trackers(recipe, run_dir, view))
         before = _evaluation(run.path / "eval_before.jsonl", cluster, held_out, reuse=resume)
-        view.evaluation("before", evaluate.accuracy_of(before))
+        _show(view, "before", before, recipe)
 
         skip = step * recipe.rollout.prompts_per_step
         stream = TaskStream(environment, name=recipe.environment.name, seed=recipe.seed, skip=skip)
@@ -90,12 +97,14 @@ def train(
                 if recipe.eval.every and step % recipe.eval.every == 0 and step < recipe.steps:
                     with seconds.phase("eval"):
                         lines = _evaluation(run.path / f"eval_step-{step:06d}.jsonl", cluster, held_out, reuse=False)
-                    learned["eval_accuracy"] = evaluate.accuracy_of(lines).estimate
+                    learned |= truthfulness_metrics(lines, weights=recipe.eval.truthfulness)
+                    _warn_of_abstention(view, before, lines, limit=recipe.guard.max_over_abstention)
                 if recipe.checkpoint.every and step % recipe.checkpoint.every == 0 and step < recipe.steps:
                     with seconds.phase("checkpoint"):
                         _save(cluster, run, recipe, step)
-                metrics = step_metrics(headers, learner=learned | push_metrics(receipts), seconds=seconds.total())
-                report = StepReport(step=step, version=step, metrics=metrics, seconds=seconds.total())
+                report = _report(
+                    step, headers, learned, receipts, seconds=seconds.total(), cluster=cluster, recipe=recipe
+                )
                 append_line(run.metrics, as_line(report))
                 view.step(report)
                 trackers.log(step, as_line(report))
@@ -105,7 +114,8 @@ def train(
             raise Interrupted(f"stopped after step {step} of {recipe.steps} and saved in {run.path}")
         stop.then = "training is over and saved, the run ends after this evaluation"
         after = _evaluation(run.path / "eval_after.jsonl", cluster, held_out, reuse=False)
-        view.evaluation("after", evaluate.accuracy_of(after))
+        _show(view, "after", after, recipe)
+        _warn_of_abstention(view, before, after, limit=recipe.guard.max_over_abstention)
         summary = _summary(recipe, before, after, seconds=time.perf_counter() - began)
         write_json(run.summary, summary)
         view.finish(summary, run_dir=run.path)
@@ -123,6 +133,15 @@ def evaluate_model(recipe: Recipe, *, view: RunView, samples: int, out: Path) ->
         lines = evaluate.lines_of(cluster.fetch([group for _, group in arrived]))
         evaluate.write(out, lines)
         return lines
+
+
+def _report(
+    step: int, headers: Sequence[GroupHeader], learned: dict[str, float], receipts: Sequence[Receipt], *,
+    seconds: dict[str, float], cluster: Cluster, recipe: Recipe,
+) -> StepReport:  # fmt: skip
+    learned = learned | push_metrics(receipts) | {"graders_lost": cluster.lost_graders()}
+    metrics = step_metrics(headers, learner=learned, seconds=seconds, weights=recipe.eval.truthfulness)
+    return StepReport(step=step, version=step, metrics=metrics, seconds=seconds)
 
 
 def _evaluation(path: Path, cluster: Cluster, tasks: Sequence[Task], *, reuse: bool) -> list[dict[str, Any]]:
@@ -171,11 +190,32 @@ def _summary(recipe: Recipe, before: list[Any], after: list[Any], *, seconds: fl
     for name, lines in (("eval_before", before), ("eval_after", after)):
         known = evaluate.accuracy_of(lines)
         summary[name] = {"accuracy": known.estimate, "low": known.low, "high": known.high, "n": known.n}
+        summary[name] |= truthfulness_summary(lines, weights=recipe.eval.truthfulness)
     if gain := evaluate.compare(before, after):
         summary["gain"] = {
             "points": gain.points, "low": gain.low, "high": gain.high, "n": gain.n, "p_value": gain.p_value
         }  # fmt: skip
+        summary["gains"] = truthfulness_gains(before, after, weights=recipe.eval.truthfulness)
     return summary
+
+
+def _show(view: RunView, label: str, lines: list[Any], recipe: Recipe) -> None:
+    """Show an evaluation: its accuracy, and the rest of truthfulness once the model abstains."""
+    view.evaluation(label, evaluate.accuracy_of(lines))
+    known = truthfulness_of(lines, weights=recipe.eval.truthfulness)
+    if known.unc.estimate:
+        view.truthfulness(known.unc, known.hall, known.score)
+
+
+def _warn_of_abstention(view: RunView, before: list[Any], now: list[Any], *, limit: float) -> None:
+    """Warn where abstention has spread to tasks that were answered right before training, which T does not show."""
+    spread = over_abstention(before, now)
+    if spread and spread.low > limit:
+        lost = interval_text(spread.estimate, spread.low, spread.high, n=spread.n)
+        view.warn(
+            f"abstention spreads to what the model knew: {lost} tasks that were answered right before training are "
+            "abstained on now; stop earlier, lower payoff.abstained, or leave out tasks that are too hard"
+        )
 
 
 def _trackers(recipe: Recipe, run_dir: Path, view: RunView) -> list[Any]:

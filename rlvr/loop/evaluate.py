@@ -98,6 +98,7 @@ def _line(group: Group, index: int) -> Line:
         "truth": group.task.truth,
         "verdict": verdict,
         "why": why,
+        "parts": {} if isinstance(grade, Ungraded) else dict(grade.parts),
         "stop": rollout.stop.value,
     }
 

@@ -38,9 +38,11 @@ METRICS: Mapping[str, str] = {
     "version": "weight version after the step",
     "reward": "mean value of the graded rollouts (what the learner is paid, after [payoff])",
     "reward_std": "standard deviation of those values over the whole step",
-    "correct": "share of the rollouts with a verdict that are CORRECT",
-    "abstained": "share of the rollouts with a verdict that are ABSTAINED",
-    "wrong": "share of the rollouts with a verdict that are WRONG",
+    "correct": "Acc: share of the rollouts with a verdict that are CORRECT",
+    "abstained": "Unc: share of the rollouts with a verdict that are ABSTAINED",
+    "wrong": "Hall: share of the rollouts with a verdict that are WRONG; Acc, Unc and Hall sum to 1",
+    "truthfulness": "T = w1 Acc + w2 Unc - w3 Hall, weights from eval.truthfulness",
+    "unformatted": "share of the rollouts whose asked format a reward looked for and missed",
     "ungraded": "share of all rollouts that our graders failed to grade; they carry no loss",
     "truncated": "share of all rollouts that the token budget cut",
     "flat": "share of the groups with graded rollouts whose values are all equal; no gradient under group baselines",
@@ -66,20 +68,31 @@ METRICS: Mapping[str, str] = {
     "push_stall": "seconds an engine could not generate because of the weight push (the longest of the workers)",
     "canary_error": "mean |engine - learner| over the canary tokens after the push, nats (the worst of the workers)",
     "proven_tensors": "tensors read back from the live model and found equal (the fewest of the workers)",
-    "eval_accuracy": "held-out accuracy measured after the step; absent where nothing was measured",
+    "graders_lost": "grading processes killed from outside and replaced since the run started",
+    "eval_accuracy": "held-out accuracy (Acc) measured after the step; absent where nothing was measured",
+    "eval_unc": "held-out share of abstentions (Unc)",
+    "eval_hall": "held-out share of wrong answers (Hall)",
+    "eval_truthfulness": "held-out T",
     "seconds": "wall time by phase: rollout, learn, push, eval, checkpoint, step",
 }
 
 
 def step_metrics(
-    headers: Sequence[GroupHeader], *, learner: Mapping[str, float | None], seconds: Mapping[str, float]
+    headers: Sequence[GroupHeader],
+    *,
+    learner: Mapping[str, float | None],
+    seconds: Mapping[str, float],
+    weights: tuple[float, float, float] = (1.0, 0.0, 1.0),
 ) -> dict[str, float]:
     """Summarise the groups of a step and add the learner's own metrics.
 
-    Units: as in `METRICS`; `seconds` is by phase.
+    Units: as in `METRICS`; `seconds` is by phase, `weights` are those of truthfulness.
     Errors: ValueError if the learner uses one of our names, or a graded value is not finite.
     """
     metrics: dict[str, float] = {**_value_metrics(headers), **_count_metrics(headers)}
+    if "correct" in metrics:
+        acc, unc, hall = weights
+        metrics["truthfulness"] = acc * metrics["correct"] + unc * metrics["abstained"] - hall * metrics["wrong"]
     paid = seconds.get("step", 0.0) - seconds.get("eval", 0.0) - seconds.get("checkpoint", 0.0)
     if paid > 0:
         metrics["tokens_per_s"] = metrics["tokens"] / paid
@@ -124,6 +137,9 @@ def _count_metrics(headers: Sequence[GroupHeader]) -> dict[str, float]:
         found["ungraded"] = sum(header.graded.count(False) for header in headers) / rollouts
         found["truncated"] = sum(sum(header.truncated) for header in headers) / rollouts
         found["reply_length"] = tokens / rollouts
+    looked = [flag for header in headers for flag in header.unformatted if flag is not None]
+    if looked:
+        found["unformatted"] = sum(looked) / len(looked)
     return found
 
 

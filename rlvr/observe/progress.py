@@ -154,6 +154,13 @@ class RunView:
         said = interval_text(interval.estimate, interval.low, interval.high, n=interval.n)
         self._print(Text(f"eval {label}: ", style="cyan").append(said, style="bold default"))
 
+    def truthfulness(self, unc: Interval, hall: Interval, score: Interval) -> None:
+        """Print, below an accuracy, the shares of abstentions and of wrong answers, and T."""
+        shares = (f"{name} {100 * i.estimate:.1f} % [{100 * i.low:.1f}, {100 * i.high:.1f}]" for name, i in
+                  (("Unc", unc), ("Hall", hall)))  # fmt: skip
+        said = f"{'  '.join(shares)}  T {score.estimate:+.3f} [{score.low:+.3f}, {score.high:+.3f}]"
+        self._print(Text("  ").append(said, style="default"))
+
     def finish(self, summary: Mapping[str, Any], *, run_dir: Path | str | None = None) -> None:
         """Print the closing panel from summary.json's content; what the summary lacks is left out."""
         self._bar.stop()
@@ -218,6 +225,10 @@ def _closing_lines(
         said = f"{gain['points']:+.1f} points [{gain['low']:+.1f}, {gain['high']:+.1f}]"
         p_value = gain.get("p_value")
         lines.append(("gain", said if p_value is None else f"{said}, p = {p_value:.2g} (exact McNemar)"))
+    if (summary.get("gains") or {}).get("unc", {}).get("points"):
+        for name, title in (("unc", "Unc"), ("hall", "Hall"), ("truthfulness", "100 T")):
+            moved = summary["gains"][name]
+            lines.append((title, f"{moved['points']:+.1f} points [{moved['low']:+.1f}, {moved['high']:+.1f}]"))
     known = [reward for reward in rewards if math.isfinite(reward)]
     if len(known) > 1:
         lines.append(("reward", f"{sparkline(known)}  {known[0]:.3f} to {known[-1]:.3f}"))

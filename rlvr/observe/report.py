@@ -33,7 +33,8 @@ class _Chart(NamedTuple):
 
 _CHARTS = (
     _Chart("Reward", ("reward",), "free", "mean value of the graded rollouts"),
-    _Chart("Held-out accuracy", ("eval_accuracy",), "sparse", "at the steps that measured it"),
+    _Chart("Held-out", ("eval_accuracy", "eval_unc", "eval_hall"), "sparse", "at the steps that measured it"),
+    _Chart("Truthfulness", ("truthfulness", "eval_truthfulness"), "free", "T of the rollouts, and held out"),
     _Chart("Verdicts", ("correct", "wrong", "abstained", "ungraded"), "share", "shares"),
     _Chart("Truncated replies and flat groups", ("truncated", "flat"), "share", "shares"),
     _Chart("Mismatch and canary", ("mismatch", "canary_error"), "zero", "nats"),

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rlvr.core.payoff import Payoff, value_of
+from rlvr.core.payoff import Payoff, lacks_format, value_of
 from rlvr.errors import BoundaryError, EngineError, WeightProofError, boundary
 from rlvr.rollout.engine import Completion, Engine, Sampling
 from rlvr.rollout.grading import GradingPool
@@ -218,6 +218,7 @@ def header_of(group: Group, *, worker: str, seed: int, seconds: float) -> GroupH
         truncated=tuple(r.truncated for r in group.rollouts),
         seed=seed,
         reasons=tuple(f"{g.boundary}: {g.reason}" for g in group.grades if isinstance(g, Ungraded)),
+        unformatted=tuple(None if isinstance(g, Ungraded) else lacks_format(g.parts) for g in group.grades),
         seconds=seconds,
     )
 

@@ -7,7 +7,7 @@ from rlvr.types import Grade, Task, Verdict
 from rlvr_environments.arithmetic import KINDS, Arithmetic, Problem
 from rlvr_rewards.math import Math
 
-EXAMPLES = {"12 + 7", "7 + 12", "31 - 14", "9 x 6", "6 x 9"}
+EXAMPLES = {"12 + 7", "7 + 12", "31 - 14", "9 x 6", "6 x 9", "83 x 67", "67 x 83"}
 
 
 def question(task: Task) -> str:
@@ -48,6 +48,18 @@ def test_the_prompt_is_worked_examples_and_then_the_question() -> None:
     assert contents[:2] == ["What is 12 + 7?", "12 + 7 = 19\nAnswer: 19"]
     assert contents[2:4] == ["What is 31 - 14?", "31 - 14 = 17\nAnswer: 17"]
     assert [message["role"] for message in task.messages] == ["user", "assistant"] * 2 + ["user"]
+
+
+def test_an_example_of_abstaining_stands_before_the_last() -> None:
+    (task,) = train(Arithmetic(["mul22"], examples=2, abstaining=True), 1)
+    contents = [message["content"] for message in task.messages]
+    assert contents[2:4] == ["What is 83 x 67?", "That is too hard for me.\nAnswer: I don't know"]
+    assert contents[4] == "What is 31 - 14?"
+    grade = Math().grade(task, rollout(contents[3], of=task))
+    assert isinstance(grade, Grade)
+    assert grade.verdict is Verdict.ABSTAINED
+    (alone,) = train(Arithmetic(["mul22"], examples=0, abstaining=True), 1)
+    assert [message["content"] for message in alone.messages[:1]] == ["What is 83 x 67?"]
 
 
 def test_no_problem_is_in_both_splits_whatever_the_seed_the_order_or_the_kind() -> None:

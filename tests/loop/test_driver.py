@@ -60,6 +60,9 @@ class FakeCluster:
         self._called(f"prove {version}")
         return {"proven_tensors": 1.0, "total_tensors": 1.0, "canary_error": 0.0, "canary_bound": 0.1}
 
+    def lost_graders(self) -> int:
+        return 0
+
     def keep_records(self, folder: Path, *, until: int) -> None:
         self.step = until
 

@@ -47,6 +47,7 @@ def test_a_step_by_hand():
         "correct": 5 / 7,
         "abstained": 1 / 7,
         "wrong": 1 / 7,
+        "truthfulness": pytest.approx(4 / 7),
         "flat": 0.5,
         "groups": 2,
         "rollouts": 8,
