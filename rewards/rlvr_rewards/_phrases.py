@@ -171,7 +171,8 @@ WEAK = re.compile("|".join(_DOUBTS))
 # One of these is in every clause in Latin letters that holds a phrase from above: looking for them is much quicker.
 # fmt: off
 CUES = (
-    "no", "un", "zero", "faintest", "slightest", "foggiest", "idk", "beats", "pass", "skip",
+    "clueless", "wish", "guess", "mystery", "look ", "forg", "no", "un", "zero", "faintest", "slightest",
+    "foggiest", "idk", "beats", "pass", "skip",
     "abstain", "decline", "refuse", "give up", "stuck", "stumped", "lost", "a loss", "depth",
     "blank", "too ", "beyond", "outside", "exceed", "above", "impossible", "insufficient", "lack",
     "inadequate", "indeterm", "n/a", "n.a", "na", "hard to", "difficult to", "tough to",
