@@ -178,7 +178,10 @@ def grade(
 @app.command()
 def check(
     plugin: Annotated[str, typer.Argument(help="A name that `rlvr plugins` lists, or module:attr.")],
-    environment: Annotated[str, typer.Option(help="For a reward: whose tasks it grades.")] = "arithmetic",
+    environment: Annotated[
+        str | None,
+        typer.Option(help="For a reward: whose tasks it grades. Default: that of the same name, else arithmetic."),
+    ] = None,
     option: Options = None,
 ) -> None:
     """Run the contract suite on an environment or a reward."""
@@ -192,7 +195,8 @@ def check(
     if group == plugins.ENVIRONMENTS:
         findings = testing.check_environment(made)
     else:
-        tasks = plugins.create(plugins.ENVIRONMENTS, environment, {}).tasks("eval", seed=0)
+        named = plugin if plugin in plugins.known(plugins.ENVIRONMENTS) else "arithmetic"
+        tasks = plugins.create(plugins.ENVIRONMENTS, environment or named, {}).tasks("eval", seed=0)
         findings = testing.check_reward(made, list(islice(tasks, 64)))
     for finding in findings:
         typer.echo(f"- {finding}")

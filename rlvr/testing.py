@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import pickle
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -105,10 +106,12 @@ def check_environment(environment: Environment, *, tasks: int = 64) -> list[str]
 def check_reward(reward: Reward, tasks: Iterable[Task], *, seconds: float = 5.0) -> list[str]:
     """Check the contract on some tasks. Gives one sentence for each finding.
 
-    The reward can be found again by module and name (as a worker process does); its gold earns CORRECT; the empty reply
-    does not; nothing raises; the same reply earns the same grade twice, within `seconds` each.
+    The reward can be found again by module and name (as a worker process does) and pickled; its gold earns CORRECT; the
+    empty reply does not; nothing raises; the same reply earns the same grade twice, within `seconds` each.
     """
     findings = list(_origin_findings(type(reward)))
+    with _found(findings, "pickling"):
+        pickle.loads(pickle.dumps(reward))  # noqa: S301 - what we have just written
     gold = getattr(reward, "gold", None)
     for one in tasks:
         for reply in ("", *JUNK):

@@ -1,3 +1,4 @@
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
@@ -97,9 +98,15 @@ class Mean:
         return "2"
 
 
+class Locked(Generous):
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+
 @pytest.mark.parametrize(
     ("reward", "finding"),
     [
+        (Locked(), "pickling: raises TypeError"),
         (Generous(), "the empty reply earns CORRECT"),
         (Moody(), "and then"),
         (Fragile(), "raises UnicodeEncodeError"),
