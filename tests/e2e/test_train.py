@@ -82,11 +82,39 @@ def explained(done: subprocess.CompletedProcess[str], *, status: int) -> str:
     return lines[0]
 
 
+def interrupted(recipe: str, folder: Path, *, after_step: int) -> tuple[int, str]:
+    """Train and press Ctrl-C once a step's row is out; give exit status and output."""
+    process = subprocess.Popen(
+        [RLVR, "train", recipe],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if re.match(rf" *{after_step}/", line):
+            os.killpg(process.pid, signal.SIGINT)  # a terminal signals the whole group
+    return process.wait(timeout=300), "".join(said)
+
+
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Train once; several tests look at the run."""
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, bytes, int]:
+    """Train until Ctrl-C; give the folder, the command that goes on, the first evaluation and the steps done."""
     folder = tmp_path_factory.mktemp("trained")
-    done = train(RECIPE, folder=folder)
+    (folder / "recipe.toml").write_text(RECIPE)
+    status, said = interrupted("recipe.toml", folder, after_step=2)
+    assert status == 130, said
+    (command,) = re.findall(r"go on with: rlvr (.*)", said)
+    run = folder / "runs" / "short"
+    assert not (run / "summary.json").exists()
+    return folder, command, (run / "eval_before.jsonl").read_bytes(), len(read_lines(run / "metrics.jsonl"))
+
+
+@pytest.fixture(scope="module")
+def trained(stopped: tuple[Path, str, bytes, int]) -> Path:
+    """Train once, interrupted and resumed; several tests look at the run."""
+    folder, command, *_ = stopped
+    done = rlvr(*shlex.split(command), folder=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "runs" / "short"
 
@@ -209,24 +237,9 @@ def user_folder(tmp_path: Path) -> Path:
     """Lay out the README's environment, reward and recipe, as a user does, with fewer steps."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for name, text in re.findall(r"^```(?:python|toml)\n# (\S+)\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE):
-        shorter = re.sub(r"^steps = \d+", "steps = 4", text, flags=re.MULTILINE)
+        shorter = re.sub(r"^steps = \d+", "steps = 2", text, flags=re.MULTILINE)
         (tmp_path / name).write_text(shorter.replace("tasks = 64", "tasks = 16"))
     return tmp_path
-
-
-def interrupted(folder: Path, *, after_step: int) -> tuple[int, str]:
-    """Train the user's recipe and press Ctrl-C once a step's row is out; give exit status and output."""
-    process = subprocess.Popen(
-        [RLVR, "train", "larger.toml"],
-        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    said = []
-    for line in process.stdout:
-        said.append(line)
-        if re.match(rf" *{after_step}/", line):
-            os.killpg(process.pid, signal.SIGINT)  # a terminal signals the whole group
-    return process.wait(timeout=300), "".join(said)
 
 
 def tasks_of(file: Path) -> list[str]:
@@ -234,11 +247,12 @@ def tasks_of(file: Path) -> list[str]:
     return list(dict.fromkeys(line["task_id"] for line in read_lines(file)))
 
 
-def expected_tasks(folder: Path) -> Iterator[list[str]]:
-    """Give the task ids of each step as an uninterrupted run of the user's recipe has them."""
+def expected_tasks(path: Path) -> Iterator[list[str]]:
+    """Give the task ids of each step as an uninterrupted run of a recipe has them."""
+    folder = path.parent
     sys.path.insert(0, str(folder))
     try:
-        recipe = load_recipe(folder / "larger.toml")
+        recipe = load_recipe(path)
         environment = create(ENVIRONMENTS, recipe.environment.name, recipe.environment.options)
         stream = environment.tasks("train", seed=recipe.seed)
         for _ in range(recipe.steps):
@@ -248,42 +262,37 @@ def expected_tasks(folder: Path) -> Iterator[list[str]]:
         sys.modules.pop("larger", None)
 
 
-def test_ctrl_c_saves_and_the_printed_command_goes_on(user_folder: Path) -> None:
-    status, said = interrupted(user_folder, after_step=1)
-    assert status == 130, said
-    (command,) = re.findall(r"go on with: rlvr (.*)", said)
-    run = user_folder / "runs" / "larger"
-    assert len(read_lines(run / "metrics.jsonl")) in (1, 2)
-    before = (run / "eval_before.jsonl").read_bytes()
-    assert not (run / "summary.json").exists()
+def test_ctrl_c_saves_and_the_printed_command_goes_on(stopped: tuple[Path, str, bytes, int], trained: Path) -> None:
+    folder, _, before, steps = stopped
+    assert steps in (2, 3), "the step under way is finished, and no other is begun"
+    assert (trained / "eval_before.jsonl").read_bytes() == before
+    files = sorted((trained / "rollouts").glob("step-*.jsonl"))
+    assert [tasks_of(file) for file in files] == list(expected_tasks(folder / "recipe.toml"))
 
-    done = rlvr(*shlex.split(command), folder=user_folder)
+
+def test_the_environment_and_the_reward_of_the_readme_train(user_folder: Path) -> None:
+    done = rlvr("train", "larger.toml", folder=user_folder)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [line["step"] for line in read_lines(run / "metrics.jsonl")] == [1, 2, 3, 4]
-    files = sorted((run / "rollouts").glob("step-*.jsonl"))
-    assert [tasks_of(file) for file in files] == list(expected_tasks(user_folder))
-    assert (run / "eval_before.jsonl").read_bytes() == before
-    assert json.loads((run / "summary.json").read_text())["steps"] == 4
+    run = user_folder / "runs" / "larger"
+    assert [tasks_of(file) for file in sorted((run / "rollouts").glob("step-*.jsonl"))] == list(
+        expected_tasks(user_folder / "larger.toml")
+    )
+    assert json.loads((run / "summary.json").read_text())["steps"] == 2
 
 
 @pytest.mark.slow
-def test_a_resumed_run_equals_the_run_that_never_stopped(user_folder: Path) -> None:
-    done = rlvr("train", "larger.toml", "--run-dir", "runs/whole", folder=user_folder)
+def test_a_resumed_run_equals_the_run_that_never_stopped(stopped: tuple[Path, str, bytes, int], trained: Path) -> None:
+    folder, _, _, steps = stopped
+    done = rlvr("train", "recipe.toml", "--run-dir", "runs/whole", folder=folder)
     assert done.returncode == 0, done.stdout + done.stderr
-    status, said = interrupted(user_folder, after_step=1)
-    assert status == 130, said
-    stopped = len(read_lines(user_folder / "runs/larger/metrics.jsonl"))
-    done = rlvr("train", "larger.toml", "--resume", folder=user_folder)
-    assert done.returncode == 0, done.stdout + done.stderr
-    for step in range(1, 5):
+    for step in range(1, STEPS + 1):
         whole, resumed = (
-            read_lines(user_folder / "runs" / name / "rollouts" / f"step-{step:06d}.jsonl")
-            for name in ("whole", "larger")
+            read_lines(run / "rollouts" / f"step-{step:06d}.jsonl") for run in (folder / "runs" / "whole", trained)
         )
         same = [a["reply"] == b["reply"] for a, b in zip(whole, resumed, strict=True)]
         assert [line["seed"] for line in whole] == [line["seed"] for line in resumed]
         # a CPU engine rounds by its batch mates, and what differs in one step is learned from in the next
-        assert sum(same) / len(same) >= (0.9 if step <= stopped + 1 else 0.7), f"step {step}"
+        assert sum(same) / len(same) >= (0.9 if step <= steps + 1 else 0.7), f"step {step}"
 
 
 @pytest.mark.parametrize(
