@@ -258,7 +258,8 @@ def compare(
 ) -> None:
     """Compare the final accuracy of two runs, paired by task, with a 95 % interval."""
     from rlvr.loop.evaluate import accuracy_of, compare, read
-    from rlvr.observe.progress import RunView
+    from rlvr.loop.truthfulness import truthfulness_gains
+    from rlvr.observe.progress import RunView, gain_lines
 
     before, after = (read(run / "eval_after.jsonl") for run in (first, second))
     for run, lines in ((first, before), (second, after)):
@@ -272,6 +273,9 @@ def compare(
         shown.evaluation(str(second), accuracy_of(after))
         interval = f"[{gain.low:+.1f}, {gain.high:+.1f}]"
         shown.phase(f"second - first: {gain.points:+.1f} points {interval} of {gain.n}, p = {gain.p_value:.2g}")
+        if any(line["verdict"] == "ABSTAINED" for line in (*before, *after)):
+            for line in gain_lines(truthfulness_gains(before, after, weights=(1.0, 0.0, 1.0))):
+                shown.phase(": ".join(line))
 
 
 @app.command()

@@ -98,7 +98,7 @@ def train(
                     with seconds.phase("eval"):
                         lines = _evaluation(run.path / f"eval_step-{step:06d}.jsonl", cluster, held_out, reuse=False)
                     learned |= truthfulness_metrics(lines, weights=recipe.eval.truthfulness)
-                    _warn_of_abstention(view, before, lines, limit=recipe.guard.max_over_abstention)
+                    _show(view, f"at step {step}", lines, recipe, before=before)
                 if recipe.checkpoint.every and step % recipe.checkpoint.every == 0 and step < recipe.steps:
                     with seconds.phase("checkpoint"):
                         _save(cluster, run, recipe, step)
@@ -114,8 +114,7 @@ def train(
             raise Interrupted(f"stopped after step {step} of {recipe.steps} and saved in {run.path}")
         stop.then = "training is over and saved, the run ends after this evaluation"
         after = _evaluation(run.path / "eval_after.jsonl", cluster, held_out, reuse=False)
-        _show(view, "after", after, recipe)
-        _warn_of_abstention(view, before, after, limit=recipe.guard.max_over_abstention)
+        _show(view, "after", after, recipe, before=before)
         summary = _summary(recipe, before, after, seconds=time.perf_counter() - began)
         write_json(run.summary, summary)
         view.finish(summary, run_dir=run.path)
@@ -199,18 +198,17 @@ def _summary(recipe: Recipe, before: list[Any], after: list[Any], *, seconds: fl
     return summary
 
 
-def _show(view: RunView, label: str, lines: list[Any], recipe: Recipe) -> None:
-    """Show an evaluation: its accuracy, and the rest of truthfulness once the model abstains."""
+def _show(view: RunView, label: str, lines: list[Any], recipe: Recipe, *, before: list[Any] | None = None) -> None:
+    """Show an evaluation, and the rest of truthfulness once the model abstains.
+
+    Warns where abstention has spread to tasks that were answered right in `before`, which T does not show.
+    """
     view.evaluation(label, evaluate.accuracy_of(lines))
     known = truthfulness_of(lines, weights=recipe.eval.truthfulness)
     if known.unc.estimate:
         view.truthfulness(known.unc, known.hall, known.score)
-
-
-def _warn_of_abstention(view: RunView, before: list[Any], now: list[Any], *, limit: float) -> None:
-    """Warn where abstention has spread to tasks that were answered right before training, which T does not show."""
-    spread = over_abstention(before, now)
-    if spread and spread.low > limit:
+    spread = over_abstention(before or [], lines)
+    if spread and spread.low > recipe.guard.max_over_abstention:
         lost = interval_text(spread.estimate, spread.low, spread.high, n=spread.n)
         view.warn(
             f"abstention spreads to what the model knew: {lost} tasks that were answered right before training are "

@@ -22,7 +22,7 @@ from rich.text import Text
 from rlvr.core.stats import Interval
 from rlvr.types import StepReport
 
-__all__ = ["RunView", "clock", "interval_text", "sparkline"]
+__all__ = ["RunView", "clock", "gain_lines", "interval_text", "sparkline"]
 
 UNKNOWN = "–"
 
@@ -208,6 +208,13 @@ class RunView:
         self.console.print(text, soft_wrap=not self.live, highlight=False)
 
 
+def gain_lines(gains: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Say how abstentions, wrong answers and T moved, as (name, value) lines."""
+    named = [(title, gains[name]) for name, title in (("unc", "Unc"), ("hall", "Hall"), ("truthfulness", "100 T"))
+             if name in gains]  # fmt: skip
+    return [(title, f"{g['points']:+.1f} points [{g['low']:+.1f}, {g['high']:+.1f}]") for title, g in named]
+
+
 def _one_line(text: str) -> str:
     """Fold white space, line ends included."""
     return " ".join(text.split())
@@ -225,10 +232,8 @@ def _closing_lines(
         said = f"{gain['points']:+.1f} points [{gain['low']:+.1f}, {gain['high']:+.1f}]"
         p_value = gain.get("p_value")
         lines.append(("gain", said if p_value is None else f"{said}, p = {p_value:.2g} (exact McNemar)"))
-    if (summary.get("gains") or {}).get("unc", {}).get("points"):
-        for name, title in (("unc", "Unc"), ("hall", "Hall"), ("truthfulness", "100 T")):
-            moved = summary["gains"][name]
-            lines.append((title, f"{moved['points']:+.1f} points [{moved['low']:+.1f}, {moved['high']:+.1f}]"))
+    if any(summary.get(f"eval_{name}", {}).get("unc", {}).get("estimate") for name in ("before", "after")):
+        lines += gain_lines(summary.get("gains", {}))
     known = [reward for reward in rewards if math.isfinite(reward)]
     if len(known) > 1:
         lines.append(("reward", f"{sparkline(known)}  {known[0]:.3f} to {known[-1]:.3f}"))

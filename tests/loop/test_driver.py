@@ -39,6 +39,7 @@ class FakeCluster:
         self.values: dict[int, tuple[float, ...]] = {}  # by step
         self.fails: dict[str, Exception] = {}  # by the call that fails
         self.presses: dict[str, int] = {}  # Ctrl-C after a call
+        self.abstains = 0.0  # share of the evaluation that is abstained on after training
 
     def __enter__(self) -> FakeCluster:
         return self
@@ -75,10 +76,12 @@ class FakeCluster:
         return [(make_header(values, version=self.step, reasons=reasons), one) for one in tasks]
 
     def fetch(self, references: Sequence[Task]) -> list[Group]:
-        grade = Grade(verdict=Verdict.CORRECT, score=1.0)
+        right, abstained = (Grade(verdict=v, score=s) for v, s in ((Verdict.CORRECT, 1.0), (Verdict.ABSTAINED, 0.0)))
+        limit = self.abstains * len(references) if self.step else 0
+        grades = [abstained if place < limit else right for place in range(len(references))]
         return [
             Group(group_id=of.id, task=of, rollouts=(rollout("2", of=of),), grades=(grade,), values=())  # type: ignore[arg-type]
-            for of in references
+            for of, grade in zip(references, grades, strict=True)
         ]
 
     def learn(self, references: Sequence[Any], totals: Any) -> dict[str, float]:
@@ -207,6 +210,25 @@ def test_a_run_on_other_tasks_than_before_ends_without_a_gain(cluster: FakeClust
     summary = run(folder, resume=True)
     assert "gain" not in summary
     assert summary["eval_after"]["accuracy"] == 1.0
+
+
+def test_abstention_that_spreads_to_what_the_model_knew_is_a_warning(cluster: FakeCluster, tmp_path: Path) -> None:
+    cluster.abstains = 0.5
+    careful = recipe(eval={"tasks": 40, "every": 2})
+    summary = run(tmp_path / "r", recipe=careful)
+    said = (tmp_path / "said").read_text()
+    assert said.count("abstention spreads to what the model knew: 50.0 % [35.2, 64.8] of 40 tasks") == 2
+    assert "eval at step 2: 50.0 %" in said
+    assert summary["eval_after"]["unc"]["estimate"] == 0.5
+    assert summary["gains"]["truthfulness"]["points"] == -50.0
+    metrics = (tmp_path / "r" / "metrics.jsonl").read_text()
+    assert '"eval_unc": 0.5' in metrics and '"graders_lost": 0' in metrics
+
+
+def test_a_few_abstentions_are_no_warning(cluster: FakeCluster, tmp_path: Path) -> None:
+    cluster.abstains = 0.05
+    run(tmp_path / "r", recipe=recipe(eval={"tasks": 40}))
+    assert "abstention spreads" not in (tmp_path / "said").read_text()
 
 
 def test_a_fault_at_a_version_that_is_past_is_refused(cluster: FakeCluster, tmp_path: Path) -> None:
