@@ -27,7 +27,15 @@ from rlvr_rewards._phrases import (
 )
 from rlvr_rewards._reply import final_answer, marked_answer, split_reply, without_confidence
 
-__all__ = ["abstains", "final_answer", "marked_answer", "one_spelling", "split_reply", "without_confidence"]
+__all__ = [
+    "abstains",
+    "final_answer",
+    "marked_answer",
+    "one_spelling",
+    "split_reply",
+    "without_confidence",
+    "without_doubts",
+]
 
 _SHORT = 6  # words of a clause beside an abstention that may be an answer without looking like a sentence
 _APOSTROPHES = re.compile(r"[’ʼ′‘‛＇´]|(?<=\w)`(?=\w)")
@@ -50,6 +58,7 @@ _WRITTEN_OUT = tuple(
 )
 _SENTENCE = re.compile(r"[!?…。؟।\n]+|(?<!\b[a-z])(?<!\b[djms]r)(?<!\bmrs)(?<!\bst)(?<!\bvs)\.(?=\s|$|[\"')])")
 _CLAUSE = re.compile(rf"([,;:()\[\]、،؛]|\s[-–—~/=|]+\s|[–—→⇒]|[=-]>)|({CONTRAST})")
+_PIECE = re.compile(rf"([,;:()\[\]、،؛]|[!?…。؟।\n]+|\.(?=\s|$)|\s[-–—]\s|[–—]|{CONTRAST})", re.IGNORECASE)
 _ADDS = re.compile(r"\d|=|\b(?:is|was|are|were|will be|has been)\b")
 
 
@@ -78,6 +87,17 @@ def abstains(text: str) -> bool:
             return kind is _Kind.ABSTAINS
         doubts = doubts or kind is _Kind.DOUBTS
     return doubts
+
+
+def without_doubts(text: str) -> str:
+    """Drop the clauses that abstain or doubt from a hedged answer: "I don't know, but Paris" is "Paris"."""
+    if abstains(text):
+        return text
+    pieces = _PIECE.split(text)
+    kept = [piece for piece in pieces if not piece.strip() or _phrase_kind(one_spelling(piece).strip(" .")) is None]
+    if len(kept) == len(pieces):
+        return text
+    return re.sub(rf"^(?:[\s,;:.()–—-]|{CONTRAST})+", "", "".join(kept), flags=re.IGNORECASE).strip()
 
 
 def one_spelling(text: str) -> str:

@@ -1,0 +1,56 @@
+"""Tell whether two names mean one person: middle names, initials and short forms left out or not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rlvr_rewards._words import vocabulary
+
+__all__ = ["same_person"]
+
+_TITLES = vocabulary("""
+    mr mrs ms miss dr doctor prof professor sir dame lord lady king queen prince princess emperor president senator
+    governor general colonel captain major pope saint st jr sr junior senior rev reverend
+""")
+_FORMS = """
+    andrew andy drew; anthony tony; benjamin ben; charles charlie chuck; christopher chris; daniel dan danny;
+    david dave davey; donald don; douglas doug; edward ed eddie ted; elizabeth liz beth lizzie; frederick fred;
+    gregory greg; james jim jimmy jamie; jeffrey jeff; john jack johnny jon; joseph joe joey; joshua josh;
+    katherine kate katie kathy; kenneth ken kenny; lawrence larry; margaret meg maggie peggy; matthew matt;
+    michael mike mick mickey; nicholas nick; patrick pat; peter pete; philip phil; raymond ray;
+    richard rick dick rich richie; robert bob bobby rob robbie; ronald ron ronnie; samuel sam; stephen steve steven;
+    susan sue; theodore teddy theo; thomas tom tommy; timothy tim; victoria vicky; william bill billy will
+"""
+_SHORT_FORMS = {short: full for full, *shorts in map(str.split, _FORMS.split(";")) for short in shorts}
+
+
+def same_person(said: Sequence[str], meant: Sequence[str]) -> bool:
+    """Compare two names, given as words in one spelling.
+
+    A surname alone stands for a full name and the other way round; between full names the first and the last must
+    agree, initials standing for names, and a middle name may be missing but not another one.
+    """
+    one, other = (_bare(name) for name in (said, meant))
+    if not one or not other or len(one) > 5 or any(not word.isalpha() for word in (*one, *other)):
+        return False
+    if one[-1] != other[-1]:
+        return False
+    if len(one) == 1 or len(other) == 1:
+        return len(one[-1]) > 2
+    if not _agree(one[0], other[0]):
+        return False
+    few, many = sorted((one[1:-1], other[1:-1]), key=len)
+    places = iter(many)
+    return all(any(_agree(middle, place) for place in places) for middle in few)
+
+
+def _bare(name: Sequence[str]) -> list[str]:
+    words = [word for word in name if word not in _TITLES]
+    # "j.k." comes as one word "jk"; two letters without a vowel are two initials
+    return [part for word in words for part in (word if len(word) == 2 and not set(word) & set("aeiouy") else [word])]
+
+
+def _agree(one: str, other: str) -> bool:
+    if len(one) == 1 or len(other) == 1:
+        return one[0] == other[0]
+    return _SHORT_FORMS.get(one, one) == _SHORT_FORMS.get(other, other)

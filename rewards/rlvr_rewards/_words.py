@@ -1,0 +1,111 @@
+"""Split short answers into words in one spelling, and numbers into digits."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rlvr_rewards._quantities import dates, number_words
+
+__all__ = ["OR", "SMALL", "Word", "content", "plain", "stem", "vocabulary", "words"]
+
+
+def vocabulary(text: str) -> frozenset[str]:
+    """Give the words of a list in one string."""
+    return frozenset(text.split())
+
+
+OR = frozenset(("or", "/", "|"))
+_ARTICLES = frozenset(("a", "an", "the"))
+SMALL = vocabulary("""
+    a an the of in on at to for from by with into onto upon is was are were be been being has have had do does did it
+    its this that these those he she they his her their there here as also so then thus therefore called named known
+    located found approximately about around roughly some exactly nearly almost circa c ca
+    between just only simply typically
+    usually generally mainly mostly primarily originally officially currently s answer correct would
+""")
+_ROMAN = {
+    "ii": "2", "iii": "3", "iv": "4", "vi": "6", "vii": "7", "viii": "8", "ix": "9", "xi": "11", "xii": "12",
+    "xiii": "13", "xiv": "14", "xv": "15", "xvi": "16", "xvii": "17", "xviii": "18", "xix": "19", "xx": "20",
+}  # fmt: skip
+_REWRITES = tuple(
+    (re.compile(pattern), by)
+    for pattern, by in (
+        (r"\bU\. ?S\. ?A\b\.?|\bU\. ?S\.|\bUSA?\b", "United States"),
+        (r"\bU\. ?K\.|\bUK\b", "United Kingdom"),
+        (r"\b([AB])\. ?([CD])\.(?: ?(E)\.)?", r"\1\2\3"),
+        (r"\b([A-Z])\.(?=[\sA-Z])", r"\1 "),
+        (r"\b(Dr|Mr|Mrs|Ms|Prof|St|Jr|Sr|Gen|Sen|Gov|Rev|vs|No)\.", r"\1"),
+    )
+)
+_TOKEN = re.compile(
+    r"(?P<word>(?:(?<![\w).])[-+](?=[\d.]))?[^\W_]+(?:['.][^\W_]+)*'?)|(?P<stop>[,;:()\[\]/\n|—–=]|\.(?=\s|$)|(?<=\s)-(?=\s))|(?P<and>&)|(?P<percent>%)"
+)
+
+
+class Word(NamedTuple):
+    """A word in one spelling; `breaks` says what separates it from the word before."""
+
+    text: str
+    capital: bool
+    breaks: str
+
+
+def words(text: str) -> list[Word]:
+    """Split a text into words in one spelling, numbers in digits."""
+    found: list[Word] = []
+    breaks = ""
+    for match in _TOKEN.finditer(number_words(plain(text))):
+        if match["stop"]:
+            breaks = match[0] if breaks not in OR else breaks
+            continue
+        raw = {"&": "and", "%": "percent"}.get(match[0], match[0])
+        spelled = _spelled(raw)
+        for part in spelled.split(" "):
+            if part:
+                part = _ROMAN.get(part, part) if found else part
+                found.append(Word(part, raw[0].isupper(), breaks))
+                breaks = ""
+    return found
+
+
+def plain(text: str) -> str:
+    """Write signs one way, and join what digits, initials and titles are split by."""
+    text = re.sub("[’ʼ′‘`´]", "'", unicodedata.normalize("NFKC", text)).replace("−", "-")
+    text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text)
+    for pattern, by in _REWRITES:
+        text = pattern.sub(by, text)
+    if not dates(text):
+        text = re.sub(r"(?<=\d) ?[-–] ?(?=\d)", " to ", text)
+        text = re.sub(r"(?<=\w)[-‐‑](?=\w)", " ", text)
+    return text.strip().strip("\"“”«»'").strip()
+
+
+def _spelled(raw: str) -> str:
+    """Give one word's common spelling: case-folded, without accents, dots of initials and the genitive's s."""
+    folded = raw.casefold()
+    if not folded.isascii():
+        folded = "".join(
+            c for c in unicodedata.normalize("NFD", folded) if not unicodedata.combining(c) or not c.isascii()
+        )
+        folded = unicodedata.normalize("NFC", re.sub(r"[\u0300-\u036f]", "", folded))
+    folded = re.sub(r"'s?$", "", folded)
+    if folded.endswith("n't"):
+        return f"{folded[:-3]} not"
+    folded = re.sub(r"'", "", folded)
+    if not re.search(r"\d", folded):
+        folded = folded.replace(".", " " if len(folded) > 8 else "")
+    return folded
+
+
+def stem(word: str) -> str:
+    plural = len(word) > 3 and word.endswith("s") and not word.endswith("ss") and word.isalpha()
+    return word[:-1] if plural else word
+
+
+def content(found: Sequence[Word]) -> list[Word]:
+    """Drop small words, unless nothing else is there."""
+    kept = [word for word in found if word.text not in SMALL and word.text != "and"]
+    return kept or [word for word in found if word.text not in _ARTICLES] or list(found)
