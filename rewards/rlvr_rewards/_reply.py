@@ -127,7 +127,7 @@ def _boxed(body: str) -> _Found | None:
 def _line(body: str, start: int) -> str:
     """Give the text from `start` to the end of its line, or the next line where this one ends at once."""
     lines = body[start : start + 2 * LONGEST].lstrip(" \t*_\r\n").split("\n", 1)
-    return _plain(lines[0])
+    return _plain(lines[0].partition("</answer>")[0])
 
 
 def _last_statement(body: str) -> tuple[int, str]:

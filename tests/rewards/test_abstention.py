@@ -288,6 +288,7 @@ def test_the_suite_is_as_large_as_promised() -> None:
         ("\\boxed{\\frac{1}{2}}, so our answer is right", "\\frac{1}{2}", "\\frac{1}{2}"),
         ("<answer> Paris </answer>", "Paris", "Paris"),
         ("<answer>Paris", "Paris", "Paris"),
+        ("<answer>Answer: Paris</answer>", "Paris", "Paris"),
         ("<answer>Rome</answer><answer>Paris</answer>", "Paris", "Paris"),
         ("<think>Answer: Rome</think>Paris", None, "Paris"),
         ("<think>Answer: Rome", None, ""),
