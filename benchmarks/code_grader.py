@@ -48,20 +48,17 @@ def humaneval(path: Path) -> list[Case]:
 
 
 def mbppplus(path: Path) -> list[Case]:
-    """Read MBPP+: the script of assertions as it is given."""
-    return [
-        Case(
-            row["task_id"],
-            row["entry_point"],
-            row["canonical_solution"],
-            {"type": "assert", "tests": [row["assertion"]]},
-        )
-        for row in _rows(path)
-    ]
+    """Read MBPP+: the script of assertions as it is given, which expects `math` to be there."""
+    cases = []
+    for row in _rows(path):
+        entry = row["entry_point"]
+        truth = {"type": "assert", "tests": [row["assertion"]], "entry_point": entry, "prelude": "import math"}
+        cases.append(Case(row["task_id"], entry, row["canonical_solution"], truth))
+    return cases
 
 
 def judge(code: Code, cases: Sequence[Case], *, title: str) -> bool:
-    """Grade all solutions against their own and their neighbours' tests, print it, tell whether all is well."""
+    """Grade all solutions against their own and their neighbours' tests, print it, say whether all is well."""
     own = [_timed(code, case.solution, case.truth) for case in cases]
     after = [*cases[1:], cases[0]]
     next_ = [_timed(code, case.solution, other.truth) for case, other in zip(cases, after, strict=True)]
