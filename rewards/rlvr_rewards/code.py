@@ -14,9 +14,10 @@ from rlvr.types import Grade, Rollout, Task, Ungraded, Verdict
 from .abstention import abstains
 from .sandbox import levels
 from .sandbox.client import Server, ServerLost
+from .sandbox.codec import Unplain
 from .sandbox.extract import program_in
 from .sandbox.runs import Limits, Outcome, Servers, run
-from .sandbox.truths import Assertions, Tests, parse
+from .sandbox.truths import Assertions, Tests, parse, wanted_name
 
 __all__ = ["Code"]
 
@@ -75,7 +76,7 @@ class Code:
             tests = parse(task.truth)
         except ValueError as error:
             return Ungraded(boundary=_BOUNDARY, reason=f"task {task.id} cannot be tested: {error}")
-        program = program_in(rollout.reply)
+        program = program_in(rollout.reply, name=wanted_name(tests))
         if program is None:
             abstaining = abstains(rollout.reply)
             verdict = Verdict.ABSTAINED if abstaining else Verdict.WRONG
@@ -85,6 +86,8 @@ class Code:
             outcome, level = self._tested(program, tests)
         except ServerLost as lost:
             return Ungraded(boundary=_BOUNDARY, reason=f"the sandbox broke twice: {lost}")
+        except Unplain as error:
+            return Ungraded(boundary=_BOUNDARY, reason=f"task {task.id} cannot be tested: its args hold {error}")
         if outcome.limit:
             return Ungraded(boundary=_BOUNDARY, reason=f"task {task.id}: {outcome.limit}")
         return self._graded(outcome, level)

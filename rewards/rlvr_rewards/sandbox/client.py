@@ -25,7 +25,7 @@ __all__ = ["Jail", "JailEnded", "Server", "ServerLost"]
 _HEAD = struct.Struct("!cI")
 _LENGTH = struct.Struct("!I")
 _MODULES = (
-    "kernel", "codec", "places", "seccomp", "landlock", "namespaces", "jail", "script", "zygote", "server",
+    "kernel", "codec", "folders", "places", "seccomp", "landlock", "namespaces", "jail", "script", "zygote", "server",
 )  # fmt: skip
 _BOOT = (
     "import json,os,sys,types\n"
@@ -99,8 +99,13 @@ class Server:
         sources = [(name, Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")) for name in _MODULES]
         order = json.dumps({"modules": sources, "settings": settings}).encode()
         self._write(b"%12d" % len(order) + order)
-        kind, payload = self._frame(time.monotonic() + _START_S)
-        greeting = json.loads(payload)
+        try:
+            kind, payload = self._frame(time.monotonic() + _START_S)
+            greeting = json.loads(payload)
+        except TimeoutError:
+            self._lose(f"it does not start within {_START_S:g} s")
+        except ValueError:
+            self._lose("it speaks another language")
         if kind != b"R" or not greeting["level"]:
             failures = "; ".join(f"{level}: {why}" for level, why in greeting["failures"].items())
             self._lose(failures or "it says nothing")
@@ -163,11 +168,11 @@ class Server:
                     del self._in[: _HEAD.size + size]
                     return kind, payload
             out = self._process.stdout
+            assert out is not None
             try:
-                ready, _, _ = select.select([out], [], [], max(0.0, deadline - time.monotonic()))
-                if not ready:
+                if not _readable(out.fileno(), deadline - time.monotonic()):
                     raise TimeoutError
-                data = os.read(out.fileno(), 2**18)  # type: ignore[union-attr]
+                data = os.read(out.fileno(), 2**18)
             except (ValueError, ConnectionError):
                 data = b""
             if not data:
@@ -275,6 +280,13 @@ class Jail:
         return True
 
 
+def _readable(fd: int, seconds: float) -> bool:
+    """Wait until there is something to read. Unlike select, this takes file descriptors of any number."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(max(0.0, seconds) * 1000))
+
+
 def _let_go(process: subprocess.Popen[bytes], errors: IO[bytes], owner: int) -> None:
     """Close the pipes, upon which the server cleans up and leaves; kill it where it does not."""
     for pipe in (process.stdin, process.stdout, errors):
@@ -294,7 +306,7 @@ def _installed(packages: Sequence[str]) -> list[str]:
     paths: list[str] = []
     for name in packages:
         spec = importlib.util.find_spec(name) if name.isidentifier() else None
-        places = list(spec.submodule_search_locations or [spec.origin]) if spec else []
+        places: list[str | None] = [] if spec is None else [*(spec.submodule_search_locations or ())] or [spec.origin]
         for place in places:
             if place and os.path.exists(place):
                 libraries = os.path.join(os.path.dirname(place), f"{name}.libs")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+from collections.abc import Callable
 
 __all__ = ["program_in"]
 
@@ -23,9 +24,10 @@ _CODE_LINE = re.compile(
 )
 
 
-def program_in(reply: str) -> str | None:
+def program_in(reply: str, *, name: str = "") -> str | None:
     """Give the program of a reply: the last complete Python block, else another block, else bare code; None for prose.
 
+    Where the tests want a function by its `name`, a block that defines it goes before one that only uses it.
     What the model thinks aloud (<think>...</think>) is not searched. Line ends become newlines; a byte-order mark goes.
     """
     text = reply.replace("\r\n", "\n").replace("\r", "\n")
@@ -42,9 +44,18 @@ def program_in(reply: str) -> str | None:
                 code for code, tag, closed in blocks if closed is complete and (tag in _PYTHON if tagged else not tag)
             ]
             if found:
-                return found[-1].lstrip("\ufeff")
+                return next(filter(_definition(name), reversed(found)), found[-1]).lstrip("\ufeff")
         return None
     return text if _CODE_LINE.search(text[:_HEAD]) else None
+
+
+def _definition(name: str) -> Callable[[str], bool]:
+    """Make a test for code that defines a function, class or variable of this name."""
+    head, _, method = name.partition(".")
+    wanted = re.compile(
+        rf"^(?:[ \t]*+(?:async )?def {method or head}\b|class {head}\b|{head}[ \t]*+[:=])", re.MULTILINE
+    )
+    return lambda code: bool(name) and bool(wanted.search(code))
 
 
 def _blocks(text: str) -> list[tuple[str, str, bool]]:

@@ -109,7 +109,7 @@ class _Service:
         """Do one request: {"n": number, "op": ..., "target": name or handle, "args": [...], "kwargs": {...}}."""
         number: Any = None
         try:
-            fields = dict(loads(request, handle=self._object))
+            fields = dict(loads(request, handle=self._object, bounded=False))
             number = fields["n"]
             keep = fields.get("handles", False)
             value = self._do(fields, keep)

@@ -12,11 +12,11 @@ import os
 import select
 import socket
 import struct
-import tempfile
 import time
 from typing import Any
 
 from . import zygote
+from .folders import empty, holds_more, make, remove
 from .places import Places, find
 
 __all__ = ["main"]
@@ -32,22 +32,21 @@ def main(settings: dict[str, Any]) -> None:
     os.umask(0o022)
     os.chdir("/")
     places = find(_packages(settings))
-    folder = tempfile.mkdtemp(prefix="rlvr-jail-")
-    try:
-        failures: dict[str, str] = {}
-        for level in settings["levels"]:
+    failures: dict[str, str] = {}
+    for level in settings["levels"]:
+        # A file system of one's own needs no folder on the machine's.
+        folder = "" if level == "namespaces" else make()
+        try:
             control, failure = _start(level, places, folder)
             if control is not None:
-                _Server(control, level=level, folder=folder).serve(
-                    {"level": level, "failures": failures, "folder": folder}
-                )
+                _Server(control, folder=folder).serve({"level": level, "failures": failures})
                 return
             failures[level] = failure
-        _write(1, _HEAD.pack(b"R", len(text := json.dumps({"level": "", "failures": failures}).encode())) + text)
-    finally:
-        _empty(folder)
-        with contextlib.suppress(OSError):
-            os.rmdir(folder)
+        finally:
+            if folder:
+                remove(folder)
+    text = json.dumps({"level": "", "failures": failures}).encode()
+    _write(1, _HEAD.pack(b"R", len(text)) + text)
 
 
 def _packages(settings: dict[str, Any]) -> list[str]:
@@ -86,8 +85,8 @@ def _start(level: str, places: Places, folder: str) -> tuple[socket.socket | Non
 
 
 class _Server:
-    def __init__(self, control: socket.socket, *, level: str, folder: str) -> None:
-        self._control, self._level, self._folder = control, level, folder
+    def __init__(self, control: socket.socket, *, folder: str) -> None:
+        self._control, self._folder = control, folder
         self._in, self._out = bytearray(), bytearray()  # from and to the grader
         self._open = True
         self._jail: _Jail | None = None
@@ -112,7 +111,7 @@ class _Server:
         if channel >= 0 and len(self._out) < _BACKLOG:
             reading.append(channel)
         writing = ([1] if self._out else []) + ([channel] if jail and channel >= 0 and jail.pending else [])
-        patience = jail.patience(watch=self._level != "namespaces") if jail else None
+        patience = jail.patience(watch=bool(self._folder)) if jail else None
         ready, writable, _ = select.select(reading, writing, [], patience)
         if 1 in writable:
             self._flush()
@@ -124,7 +123,7 @@ class _Server:
             self._hear_zygote()
         if 0 in ready:
             self._hear_grader()
-        if self._jail and (reason := self._jail.broke(self._folder if self._level != "namespaces" else "")):
+        if self._jail and (reason := self._jail.broke(self._folder)):
             self._kill(reason)
 
     def _hear_grader(self) -> None:
@@ -172,8 +171,8 @@ class _Server:
             return
         self._jail = None
         self._frame(b"C", jail.rest())
-        if self._level != "namespaces":
-            _empty(self._folder)
+        if self._folder:
+            empty(self._folder)
         self._frame(b"O", jail.output())
         self._frame(b"X", json.dumps({**json.loads(packet), "reason": jail.reason}).encode())
         jail.close()
@@ -257,7 +256,7 @@ class _Jail:
             return ""
         if time.monotonic() >= self._end:
             return "time"
-        return "disk" if folder and _size(folder) > self._disk_bytes else ""
+        return "disk" if folder and holds_more(folder, than=self._disk_bytes) else ""
 
     def close(self) -> None:
         self.channel.close()
@@ -273,42 +272,6 @@ def _file_of(content: bytes) -> int:
         view = view[os.write(fd, view) :]
     os.lseek(fd, 0, os.SEEK_SET)
     return fd
-
-
-def _size(folder: str) -> int:
-    """Measure a folder: bytes on disk, and 4 KiB for every name."""
-    total, folders = 0, [folder]
-    while folders:
-        with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
-            for entry in entries:
-                with contextlib.suppress(OSError):
-                    total += entry.stat(follow_symlinks=False).st_blocks * 512 + 4096
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(entry.path)
-    return total
-
-
-def _empty(folder: str) -> None:
-    """Remove all below a folder, however deep: a folder within is brought to the top before it is emptied."""
-    count = 0
-    waiting = [folder]
-    while waiting:
-        here = waiting.pop()
-        with contextlib.suppress(OSError):
-            os.chmod(here, 0o700)
-        with os.scandir(here) as entries:
-            found = list(entries)
-        for entry in found:
-            if entry.is_dir(follow_symlinks=False):
-                target = os.path.join(folder, f".rlvr-{os.getpid()}-{(count := count + 1)}")
-                with contextlib.suppress(OSError):
-                    os.chmod(entry.path, 0o700)
-                os.rename(entry.path, target)
-                waiting.append(target)
-            else:
-                os.unlink(entry.path)
-        if here != folder:
-            os.rmdir(here)
 
 
 def _write(fd: int, data: bytes) -> None:

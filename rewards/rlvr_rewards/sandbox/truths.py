@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Assertions", "Calls", "Streams", "Tests", "parse"]
+__all__ = ["Assertions", "Calls", "Streams", "Tests", "parse", "wanted_name"]
 
 _MOST_S = 3600.0
 
@@ -62,6 +62,13 @@ def parse(truth: object) -> Tests:
             raise ValueError(f"the truth's entry_point must be a name, not {entry!r}")
         return Assertions(scripts=tuple(scripts), entry_point=entry, prelude=prelude, timeout_s=_timeout(truth))
     raise ValueError(f"the truth's type must be call, stdio or assert, not {kind!r}")
+
+
+def wanted_name(tests: Tests) -> str:
+    """Name the function that tests want; "" where they say nothing."""
+    if isinstance(tests, Calls):
+        return tests.fn
+    return tests.entry_point if isinstance(tests, Assertions) else ""
 
 
 def _entries(truth: Mapping[str, Any], name: str) -> list[Any]:

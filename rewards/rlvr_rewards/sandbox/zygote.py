@@ -14,14 +14,16 @@ import os
 import resource
 import select
 import signal
+import site
 import socket
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from . import landlock, namespaces, seccomp
 from .codec import dumps
+from .folders import remove
 from .jail import Wire, open_streams, run_functions, run_script
 from .kernel import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, drop_capabilities, prctl, refuse_new_privileges
 from .places import DEVICES, Places
@@ -31,6 +33,8 @@ __all__ = ["serve"]
 
 _STACK = 120 * 2**20  # what lies free below a main thread that was started with the usual limit
 _FILES = 256
+# On the machine's own disk a file that was removed but is still open cannot be measured: few and small ones may be.
+_FILES_ON_HOST, _FILE_MB_ON_HOST = 64, 16
 _TASKS = 256
 _PACKET = 2**16
 _CHANNEL = 3  # where a jail finds its end of the private channel
@@ -57,7 +61,6 @@ def serve(control: socket.socket, *, level: str, places: Places, folder: str) ->
         places: files and folders of the machine that a program may read.
         folder: where programs write at the levels without a file system of their own.
     """
-    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     zygote = _Zygote(control, level=level, folder=folder)
     try:
         zygote.enter(places)
@@ -66,11 +69,12 @@ def serve(control: socket.socket, *, level: str, places: Places, folder: str) ->
         os._exit(1)
     for name in _COMMON:
         importlib.import_module(name)
+    site.setquit()  # `exit()`, which a program may expect and -S leaves out
     zygote.say({"level": level})
     while True:
         packet, fds, _, _ = socket.recv_fds(control, _PACKET, 3)
         if not packet:
-            os._exit(0)
+            zygote.leave()
         command = json.loads(packet)
         if command["do"] == "run":
             zygote.run(command, fds)
@@ -87,6 +91,7 @@ class _Zygote:
     def enter(self, places: Places) -> None:
         sys.path[:] = places.search
         if self._level == "namespaces":
+            prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             seccomp.program(on_host=False, pid=1)
             namespaces.enter(readable=places.readable, hidden=places.hidden)
             self._into_own_pids()
@@ -129,20 +134,26 @@ class _Zygote:
         try:
             self._control.send(json.dumps(fields).encode())
         except OSError:
-            os._exit(0)
+            self.leave()
+
+    def leave(self) -> NoReturn:
+        """End, since the server is gone; it may have been killed before it could remove the folder."""
+        if self._folder:
+            remove(self._folder)
+        os._exit(0)
 
     def _wait_for(self, pid: int) -> None:
         watch = os.pidfd_open(pid)
         try:
             while True:
-                ready, _, _ = select.select([watch, self._control], [], [])
+                ready, _, _ = select.select([watch, self._control.fileno()], [], [])
                 if watch in ready:
                     return
                 packet = self._control.recv(_PACKET)
                 os.kill(pid, signal.SIGKILL)
                 if not packet:
                     os.waitpid(pid, 0)
-                    os._exit(0)
+                    self.leave()
         finally:
             os.close(watch)
 
@@ -180,6 +191,7 @@ class _Zygote:
             namespaces.enter_jail(disk_mb=limits["disk_mb"])
         else:
             os.chdir(self._folder)
+        os.environ.update(HOME=os.getcwd(), TMPDIR=os.getcwd())
         os.setsid()
         _limit(limits, mapped=mapped, level=self._level)
         if self._level == "unsandboxed":
@@ -222,12 +234,14 @@ def _take_streams(fds: list[int], *, keep: int) -> None:
 
 
 def _limit(limits: Mapping[str, int], *, mapped: int, level: str) -> None:
+    on_host = level != "namespaces"
+    file_mb = min(limits["file_mb"], _FILE_MB_ON_HOST) if on_host else limits["file_mb"]
     wanted = {
         resource.RLIMIT_AS: mapped + limits["memory_mb"] * 2**20,
         resource.RLIMIT_CPU: limits["cpu_s"],
-        resource.RLIMIT_FSIZE: limits["file_mb"] * 2**20,
-        resource.RLIMIT_NOFILE: _FILES,
-        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_FSIZE: file_mb * 2**20,
+        resource.RLIMIT_NOFILE: _FILES_ON_HOST if on_host else _FILES,
+        resource.RLIMIT_CORE: 1,  # with 0 a machine's collector of crashes would still be started
         resource.RLIMIT_MSGQUEUE: 0,
         resource.RLIMIT_MEMLOCK: 0,
     }
