@@ -1,110 +1,81 @@
-"""Judge final answers in mathematics: find the answer, compare it exactly where that is cheap, else by math-verify.
+"""Judge final answers in mathematics: find the answer, compare it exactly where a rule can, else by computer algebra.
 
-A gold that is a plain number wants a plain number: an unevaluated form ("5!", "2 + 3") is not an answer to it, and most
-replies never reach the slow path. What the model wrote is read by regular expressions and math-verify's LaTeX grammar.
+A reply gets one guess. A gold that is a plain number wants a literal number, and a form that leaves the work undone ("5!",
+"2 + 3", an integral) is no answer. math-verify and sympy run in processes that can be killed (`_symbolic`); a reply that
+makes them slow, large or crash is wrong where the gold does not.
 """
 
 from __future__ import annotations
 
-import logging
 import re
-from fractions import Fraction
-from typing import Any
+from collections.abc import Sequence
+from functools import lru_cache
 
 from rlvr.types import Grade, Rollout, Task, Ungraded, Verdict
+from rlvr_rewards import _answer, _compare, _symbolic
+from rlvr_rewards._notation import key, tidy
+from rlvr_rewards._shapes import Shape, shape
+from rlvr_rewards._values import number
+from rlvr_rewards.abstention import abstains
 
-__all__ = ["Math", "same"]
+__all__ = ["Math"]
 
-_LONGEST = 500  # characters of an answer; nothing longer is one
-_TAIL = 4000  # characters at the end of a reply that are searched for an answer without a mark
-_SENTENCE = 200  # characters up to which a line without prose is an answer
-
-_DECIMAL = r"(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)"
-_NUMBER = re.compile(rf"([+-]?) ?(?:(\d+) +)?({_DECIMAL})(?: ?/ ?({_DECIMAL}))?(?:e([+-]?\d{{1,3}}))?(?: ?(%))?")
-_FRACTION = re.compile(r"^([+-]? ?\d*) ?\\frac\{ ?([+-]?\d+) ?\}\{ ?(\d+) ?\}")
-_SCALE = "hundred|thousand|million|billion|trillion|dozen"
-_LAST_NUMBER = re.compile(
-    rf"(?<![A-Za-z\d_.])[+-]?{_DECIMAL}(?:/\d+)?(?! ?[\d/])(?: ?\\?%| percent\b| (?:{_SCALE})\b)?"
-)
-_PROSE = re.compile(r"(?<![\\A-Za-z{])[A-Za-z']{2,},? +(?:[A-Za-z']{2,}|[$\\(\d])")
-_BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
-_MARK = re.compile(r"(?:answer\**\s*(?:is\b\s*:?|[:=])\**|####|^A:)[ \t\n]*", re.IGNORECASE | re.MULTILINE)
-_DISPLAY = re.compile(r"\\\[(.*?)\\\]|\$\$(.*?)\$\$|\\\((.*?)\\\)|(?<!\\)\$([^$\n]+)(?<!\\)\$", re.DOTALL)
-_ABSTAINS = re.compile(
-    r"\b(?:i|we) (?:do not|don['’]?t|cannot|can['’]?t|can not|am unable to|are unable to|am not able to) "
-    r"(?:know|solve|answer|determine|tell|say)\b|\bnot sure\b|^(?:unknown|no idea)$",
-    re.IGNORECASE,
-)
-# Words after a number that change its value; any other word is a unit.
-_NO_UNIT = re.compile(
-    rf"\b(?:or|and|to|of|pi|tau|sqrt|{_SCALE}|half|halves|thirds?|quarters?|"
-    r"factorial|squared|cubed|times|plus|minus|over|by|divided|mod|percent|base|sin|cos|tan|log|ln|exp)\b",
-    re.IGNORECASE,
-)
-_HEDGE = re.compile(r"\b(?:or|and)\b")
-_UNIT = re.compile(r"(?: +[A-Za-z]{2,}\.?(?:\^\d)?){1,4}")
-_REWRITES = tuple(
-    (re.compile(pattern), by)
-    for pattern, by in (
-        (r"<\|\w+\|>|\*\*|`|\\(?:left|right|displaystyle|big|Big|bigl|bigr)(?![A-Za-z])|\\[!,;:]|\\?\$|[€£]", ""),
-        (r"\\(?:text|textbf|textit|mbox|mathrm|mathbf|operatorname|boxed|fbox)\s*\{([^{}]*)\}", r"\1"),
-        (r"\\[()\[\]]|\^\s*\{?\s*\\circ\s*\}?|°", ""),
-        (r"\\[dt]frac(?![A-Za-z])", r"\\frac"),
-        (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
-        (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
-        (r"\{,\}", ","),
-        (r"[−–—]", "-"),
-        (r"√\s*\(([^()]*)\)|√\s*(\w+)|(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1\2\3}"),
-        (r"(?<![\\A-Za-z])pi(?![A-Za-z])|π", r"\\pi "),
-        (r"∞|(?<![\\A-Za-z])(?:oo|infinity)(?![A-Za-z])", r"\\infty "),
-        (r"\s*(?:\\times|×|\*)\s*10\s*\^\s*\{?\s*([+-]?\d{1,3})\s*\}?", r"e\1"),
-        (r"(?<![\w.)}])10\s*\^\s*\{?\s*(\d{1,3})\s*\}?$", r"1e\1"),
-        (r"\\%|\bpercent(?:age)?\b|\bpct\b", "%"),
-        (r"([_^])\s*\{(\w)\}", r"\1\2"),
-        (r"\\ |~|\s+", " "),
-    )
-)
+_LONGEST = 500  # characters of an answer; nothing longer is one, unless the gold is
+_PROMPT = 4000  # characters at the end of the task's text that are searched for restatements
+_PERCENT = re.compile(r"%|\bpercent", re.IGNORECASE)
 
 
 class Math:
     """Judge a reply by its final answer.
 
-    The answer is the later of the last balanced \\boxed{} and the last marked one ("Answer: ...", "#### ..."); without
-    either, a short reply without prose, else the last formula between dollars, else the last number. A task's truth is
-    a string or number, a list of them, or {"answers": [...]}: any of them is right.
+    The answer is the later of the last balanced \\boxed{} (or boxes joined by "and") and the last marked one ("Answer: ...",
+    "#### ..."); without either, the last formula or number. A task's truth is a string or number, a list of them, or
+    {"answers": [...]}: any of them is right. A grade's part "format" is 1 where an answer was boxed or marked.
 
     Args:
         marked_only: read boxed and marked answers only.
     """
 
+    pays = "ternary"
+    worst_case_s = 15.0  # a starved machine: an answer and its gold in the worker, each with a retry
+
     def __init__(self, *, marked_only: bool = False) -> None:
         self._marked_only = marked_only
 
     def grade(self, task: Task, rollout: Rollout) -> Grade | Ungraded:
-        """Judge one reply. "I don't know", as the marked answer or in a reply without one, abstains."""
+        """Judge one reply. "I don't know", as the marked answer or at the end of a reply without one, abstains."""
         golds = _golds(task.truth)
         if not golds:
-            return Ungraded(boundary="reward:math", reason=f"the truth of task {task.id} holds no answer")
-        answer = _marked(rollout.reply)
-        if _ABSTAINS.search(rollout.reply if answer is None else _tidy(answer[:_LONGEST])):
-            return Grade(verdict=Verdict.ABSTAINED, score=0.0, why="the reply abstains")
-        if answer is None and not self._marked_only:
-            answer = _said_in(rollout.reply)
-        if not answer or len(answer) > _LONGEST:
-            return _wrong("no answer found" if not answer else "the answer is too long to be one")
-        outcomes = [same(answer, gold) for gold in golds]
+            return _ungraded(f"the truth of task {task.id} holds no answer")
+        found = _answer.find(rollout.reply)
+        parts = {"format": float(found is not None and bool(found.text))}
+        said = found.text if found is not None else "" if self._marked_only else rollout.reply
+        asked = _asked(task)
+        readings = [
+            _reading(said, gold, marked=found is not None, boxed=found is not None and found.boxed) for gold in golds
+        ]
+        outcomes = [_compare.same(r, gold, equal=_unknown, **asked) for r, gold in zip(readings, golds, strict=True)]
+        statement = tidy(found.text[:_LONGEST]) if found is not None else _answer.closing(rollout.reply)
+        if True not in outcomes and abstains(statement):
+            return Grade(verdict=Verdict.ABSTAINED, score=0.0, parts=parts, why="the reply abstains")
+        if not any(readings):
+            return Grade(verdict=Verdict.WRONG, score=0.0, parts=parts, why="no single answer found")
+        open_pairs = [(r, g) for r, g, out in zip(readings, golds, outcomes, strict=True) if out is None]
         if True in outcomes:
-            return Grade(verdict=Verdict.CORRECT, score=1.0, why=f"{_short(answer)} is right")
-        if None in outcomes:
-            gold = golds[outcomes.index(None)]
-            return Ungraded(
-                boundary="reward:math", reason=f"the gold {_short(gold)} of task {task.id} cannot be parsed"
-            )
-        return _wrong(f"{_short(answer)} is not {_short(golds[0])}")
+            right: bool | Ungraded | str = True
+        else:
+            right = _worked(open_pairs, task.id, asked) if open_pairs else False
+        if isinstance(right, Ungraded):
+            return right
+        reading = _short(next((r for r in readings if r), ""))
+        if right is True:
+            return Grade(verdict=Verdict.CORRECT, score=1.0, parts=parts, why=f"{reading} is right")
+        why = f"{reading} is not {_short(golds[0])}" if right is False else f"{reading} {right}"
+        return Grade(verdict=Verdict.WRONG, score=0.0, parts=parts, why=why)
 
     def warm_up(self) -> None:
-        """Import math-verify and build its parser, which takes a second that no reply should pay for."""
-        _verified("x + 1", "1 + x")
+        """Start the symbolic worker, whose imports no reply should pay for. Errors: RlvrError where it cannot start."""
+        _symbolic.warm_up()
 
     def gold(self, task: Task) -> str:
         """Write a reply that earns CORRECT. Errors: ValueError where the truth holds no answer."""
@@ -114,77 +85,33 @@ class Math:
         return f"\\boxed{{{golds[0]}}}"
 
 
-def same(answer: str, gold: str) -> bool | None:
-    """Tell whether an answer equals a gold; None where the gold is no mathematics that can be parsed."""
-    said, meant = _tidy(answer), _tidy(gold)
-    named = re.fullmatch(r"[A-Za-z]\w?\s*=([^=]+)", meant)
-    meant = named[1].strip() if named else meant
-    if "=" not in meant and (side := re.fullmatch(r"[^<>!,;]*=([^=]+)", said)) and not _HEDGE.search(said):
-        said = side[1].strip()
-    number = _number(meant)
-    if number is not None:
-        bare_percent = meant.endswith("%") and said + "%" == meant
-        return bare_percent or _number(said) == number
-    if _key(said) == _key(meant):
-        return True
-    if re.fullmatch(r"(?:[A-Za-z]{2,}|[ ,.'-])+", meant):
-        return said.casefold() == meant.casefold()
-    return _verified(said, meant)
+def _unknown(said: str, gold: str) -> None:
+    """Leave a comparison to the worker."""
 
 
-def _verified(said: str, meant: str) -> bool | None:
-    """Ask math-verify. It knows no time limit here: its own is an alarm signal, which works in a main thread only."""
-    from math_verify import LatexExtractionConfig, parse, verify
-
-    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns about the missing limit
-
-    def parsed(text: str) -> list[Any]:
-        text = re.sub(r"(?<![\w.}^_])(\d+)/(\d+)(?![\w.^(])", r"\\frac{\1}{\2}", text)
-        found: list[Any] = parse(
-            f"${text}$", [LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=None
+def _worked(pairs: Sequence[tuple[str, str]], task: str, asked: dict[str, str | bool]) -> bool | str | Ungraded:
+    """Let the worker decide: right or not, or how the answer broke it, or our failure."""
+    try:
+        verdicts = _symbolic.ask(pairs, **asked)  # type: ignore[arg-type]
+        if not isinstance(verdicts, _symbolic.Overrun):
+            if True in verdicts or None not in verdicts:
+                return True in verdicts
+            return _ungraded(f"the gold {_short(pairs[verdicts.index(None)][1])} of task {task} cannot be parsed")
+        bad = next((gold for _, gold in pairs if not _passes(gold)), None)
+    except _symbolic.WorkerLostError as error:
+        return _ungraded(str(error))
+    if bad is not None:
+        return _ungraded(
+            f"comparing with the gold {_short(bad)} of task {task} {verdicts.how}, and the gold alone fails too"
         )
-        return found
-
-    gold = parsed(meant)
-    if not gold:
-        return None
-    target = parsed(said)
-    return bool(target) and bool(verify(gold, target, timeout_seconds=None))
+    return f"{verdicts.how} when it is compared, the gold does not"
 
 
-def _number(text: str) -> Fraction | None:
-    """Read a plain number: an integer, decimal, ratio, mixed number, power of ten or percentage, with a unit or not."""
-    text = _FRACTION.sub(r"\1 \2/\3", text).strip()
-    match = _NUMBER.match(text)
-    if match is None:
-        return None
-    sign, whole, above, below, exponent, percent = match.groups()
-    rest = text[match.end() :]
-    if (whole and not below) or (rest and (not _UNIT.fullmatch(rest) or _NO_UNIT.search(rest))):
-        return None
-    value = Fraction(above.replace(",", "").rstrip("."))
-    if below:
-        divisor = Fraction(below.replace(",", "").rstrip("."))
-        if not divisor:
-            return None
-        value /= divisor
-    value = (value + int(whole or 0)) * Fraction(10) ** int(exponent or 0) / (100 if percent else 1)
-    return -value if sign == "-" else value
-
-
-def _tidy(text: str) -> str:
-    """Write an answer in one way: no dollars, sizes or text commands; simple fractions as a/b; signs in ASCII."""
-    for pattern, by in _REWRITES:
-        text = pattern.sub(by, text)
-    text = text.strip().rstrip(".,;:").strip()
-    while len(text) > 1 and (re.fullmatch(r"\{[^{}]*\}", text) or re.fullmatch(r"\([A-Z]\)", text)):
-        text = text[1:-1].strip()
-    return text
-
-
-def _key(text: str) -> str:
-    """Drop the spaces that carry no meaning: all but those between digits."""
-    return re.sub(r"(?<!\d) +| +(?!\d)", "", text)
+@lru_cache(maxsize=4096)
+def _passes(gold: str) -> bool:
+    """Tell whether the worker can compare a gold with itself. Errors: WorkerLostError."""
+    verdicts = _symbolic.ask([("", gold)], check=True)
+    return not isinstance(verdicts, _symbolic.Overrun) and verdicts[0] is True
 
 
 def _golds(truth: object) -> list[str]:
@@ -193,52 +120,63 @@ def _golds(truth: object) -> list[str]:
         truth = truth.get("answers")
     answers = truth if isinstance(truth, list | tuple) else [truth]
     texts = [str(a) for a in answers if isinstance(a, str | int | float) and not isinstance(a, bool)]
-    inner = [(_boxed(text) or ("", 0))[0] or text.rpartition("####")[2] for text in texts]
-    return [text.strip() for text in inner if _tidy(text)]
+    inner = [_unwrapped(text) for text in texts]
+    return [text for text in inner if tidy(text)]
 
 
-def _marked(reply: str) -> str | None:
-    """Find the later of the last boxed and the last marked answer; None where there is neither."""
-    boxed = _boxed(reply)
-    marks = list(_MARK.finditer(reply))
-    mark = marks[-1] if marks else None
-    if boxed and (mark is None or boxed[1] > mark.start() or " is" in mark[0]):  # "so our answer is correct" is no mark
-        return boxed[0].strip()
-    if mark is None:
-        return None
-    rest = reply[mark.end() :]
-    shown = _DISPLAY.match(rest)
-    if shown:
-        return next(group for group in shown.groups() if group is not None).strip()
-    said = re.split(r"\.\s", rest.partition("\n")[0], maxsplit=1)[0].strip()
-    return said if re.search(r"\bor\b", said) else _said_in(said)  # two answers are none
+@lru_cache(maxsize=4096)
+def _unwrapped(gold: str) -> str:
+    """Take a gold out of its solution: the boxes, what follows ####, or the marked answer."""
+    if found := _answer.boxes(gold):
+        return _answer.joined(gold, found, adjacent=True)
+    marked = _answer.find(gold)
+    return (marked.text if marked is not None and marked.text else gold).strip()
 
 
-def _boxed(text: str) -> tuple[str, int] | None:
-    """Find the content and the end of the \\boxed{} that closes last, counting braces in one pass."""
-    opened: list[int] = []  # where the content of each open brace starts; 0 for a brace that is no box
-    found = None
-    for match in _BRACES.finditer(text):
-        if match[0] == "}":
-            start = opened.pop() if opened else 0
-            if start:
-                found = (text[start : match.start()], match.end())
-        elif match[0].endswith("{") and match[0] != "\\{":
-            opened.append(match.end() if len(match[0]) > 1 else 0)
-    return found
+def _reading(said: str, gold: str, *, marked: bool, boxed: bool) -> str:
+    """Read one answer from what was said, as the kind of gold suggests: a name, a list, a formula or a number."""
+    said = said.strip()
+    if marked and not boxed and said.endswith("!") and "!" not in gold:
+        said = said[:-1]
+    limit = max(_LONGEST, 2 * len(gold) + 100)
+    if not _answer.prose(said) or (len(said) <= limit and key(tidy(said)) == key(tidy(gold))):
+        return said if len(said) <= limit else ""
+    meant = _shape_of(gold)
+    if meant.kind == "atom" and _compare.is_name(meant.text):
+        return _named(said, meant.text, limit=limit, marked=marked)
+    read = _answer.formula(said) or ""
+    if not read and meant.kind == "atom" and number(meant.text) is None:
+        read = _answer.run(said)
+    if meant.kind in ("list", "set", "tuple") and (listed := _answer.series(said)):
+        read = listed if "," not in read else read
+    return read if len(read) <= limit else ""
 
 
-def _said_in(text: str) -> str:
-    """Find the answer in text without a mark: all of it if it is short and no prose, else the last formula or number.
+def _named(said: str, gold: str, *, limit: int, marked: bool) -> str:
+    """Read a name or a choice: the marked words, else the last choice in parentheses, else the last statement."""
+    if len(gold) == 1 or gold.startswith("("):
+        choice = _answer.choice(said)
+        if choice is not None:
+            return choice
+    if gold.lower() in ("yes", "no") and (decided := re.match(r"(yes|no)\b[,.]", said, re.IGNORECASE)):
+        return decided[1]
+    statement = said if marked else _answer.closing(said)
+    return statement if len(statement) <= limit else ""
 
-    A formula counts between dollars or \\( \\); a lone letter is a name rather than an answer.
-    """
-    text = text.strip()[-_TAIL:]
-    if len(text) <= _SENTENCE and ("\n" not in text or text.startswith("\\begin")) and not _PROSE.search(text):
-        return text
-    formulas = [next(g for g in match.groups() if g is not None).strip() for match in _DISPLAY.finditer(text)]
-    formulas = [f for f in formulas if len(f) > 1 and not _PROSE.search(f)]
-    return (formulas or _LAST_NUMBER.findall(text) or [text])[-1]
+
+@lru_cache(maxsize=4096)
+def _shape_of(gold: str) -> Shape:
+    return shape(tidy(gold))
+
+
+def _asked(task: Task) -> dict[str, str | bool]:
+    """Say what the task's last message asks for, as far as comparing needs it."""
+    return _asked_in(next((m["content"] for m in reversed(task.messages) if m["role"] == "user"), "")[-_PROMPT:])
+
+
+@lru_cache(maxsize=1024)
+def _asked_in(prompt: str) -> dict[str, str | bool]:
+    return {"percent_asked": bool(_PERCENT.search(prompt)), "posed": tidy(prompt)}
 
 
 def _short(text: str) -> str:
@@ -246,5 +184,5 @@ def _short(text: str) -> str:
     return text if len(text) <= 60 else text[:59] + "…"
 
 
-def _wrong(why: str) -> Grade:
-    return Grade(verdict=Verdict.WRONG, score=0.0, why=why)
+def _ungraded(reason: str) -> Ungraded:
+    return Ungraded(boundary="reward:math", reason=reason)

@@ -1,64 +1,421 @@
-import time
+"""Which answers the mathematics reward pays, by families of notation."""
+
+import dataclasses
+import pickle
 from fractions import Fraction
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlvr.testing import JUNK, check_reward, rollout, task
-from rlvr.types import Grade, Ungraded, Verdict
-from rlvr_rewards.math import Math, same
+from rlvr.testing import check_reward, rollout, task
+from rlvr.types import Grade, Ungraded, Verdict, messages_of
+from rlvr_rewards.math import Math
 
 
-def verdict(reply: str, truth: object, *, marked_only: bool = False) -> str:
+def verdict(reply: str, truth: object, *, marked_only: bool = False, prompt: str = "q") -> str:
     """Give the verdict's name, or UNGRADED."""
-    posed = task("q", truth)
+    posed = dataclasses.replace(task("q", truth), messages=messages_of([("user", prompt)]))
     grade = Math(marked_only=marked_only).grade(posed, rollout(reply, of=posed))
     return str(grade.verdict) if isinstance(grade, Grade) else "UNGRADED"
 
 
+# (answer, gold) that are equal, whatever the spelling
 RIGHT = [
+    ("19", "19"),
+    ("19.0", "19"),
+    ("+19", "19"),
+    ("$19", "19"),
+    ("19 apples", "19"),
+    ("x=19", "19"),
+    ("\\approx 19", "19"),
+    ("19.", "19"),
+    ("1{,}000", "1000"),
+    ("1,000,000", "1000000"),
+    ("1 000 000", "1000000"),
+    ("10^6", "1000000"),
+    ("2.5 million", "2500000"),
+    ("2.5\\times10^6", "2500000"),
+    ("1.6e-19", "1.6\\times 10^{-19}"),
+    ("3\\frac12", "7/2"),
+    ("3 1/2", "3.5"),
+    ("3½", "3.5"),
+    ("\\dfrac72", "3.5"),
+    ("0.95", "19/20"),
+    ("\\frac{19}{20}", "0.95"),
+    ("95\\%", "0.95"),
+    ("-\\frac{1}{2}", "-0.5"),
+    ("\\frac{-1}{2}", "-0.5"),
+    ("\\frac{1}{-2}", "-0.5"),
+    ("50\\%", "50\\%"),
+    ("50", "50\\%"),
+    ("0.5", "50\\%"),
+    ("50 percent", "\\frac12"),
+    ("90^{\\circ}", "90"),
+    ("90 degrees", "90^\\circ"),
+    ("\\frac{\\pi}{2} \\text{ radians}", "\\frac{\\pi}{2}"),
+    ("5\\text{ cm}", "5"),
+    ("5 cm", "5\\text{ cm}"),
+    ("50 mm", "5\\text{ cm}"),
+    ("12 \\text{ m/s}", "12"),
+    ("12\\sqrt{13}\\text{ feet}", "12\\sqrt{13}"),
+    ("480 + 480\\sqrt{3}", "480 + 480\\sqrt{3}\\text{ feet}"),
+    ("864 square inches", "864 \\mbox{ inches}^2"),
+    ("\\$36", "36"),
+    ("36 dollars", "\\$36"),
+    ("£7.50", "7.5"),
+    ("7.50", "\\$7.50"),
+    ("[0, \\infty)", "[0,\\infty)"),
+    ("x \\ge 0", "[0,\\infty)"),
+    ("[0,+\\infty)", "[0,\\infty)"),
+    ("x\\in[0,\\infty)", "[0,\\infty)"),
+    ("(-\\infty,2)\\cup(3,\\infty)", "(-\\infty, 2) \\cup (3, \\infty)"),
+    ("(3,\\infty)\\cup(-\\infty,2)", "(-\\infty, 2) \\cup (3, \\infty)"),
+    ("x<2 \\text{ or } x>3", "(-\\infty, 2) \\cup (3, \\infty)"),
+    ("x \\neq 3", "(-\\infty,3)\\cup(3,\\infty)"),
+    ("\\mathbb{R}\\setminus\\{3\\}", "(-\\infty,3)\\cup(3,\\infty)"),
+    ("-2 < x < 5", "(-2,5)"),
+    ("(-2,5)", "-2<x<5"),
+    ("5 > x > -2", "(-2,5)"),
+    ("\\{1,2,3\\}", "\\{3,2,1\\}"),
+    ("1,2,3", "\\{3,2,1\\}"),
+    ("3, 2, 1", "1,2,3"),
+    ("1, 2 and 3", "1,2,3"),
+    ("1\\text{ and }2", "2,1"),
+    ("x=1 \\text{ or } x=2", "1,2"),
+    ("\\pm 3", "3,-3"),
+    ("3, -3", "\\pm 3"),
+    ("1\\pm\\sqrt{19}", "1+\\sqrt{19},1-\\sqrt{19}"),
+    ("\\frac{1 \\pm \\sqrt{5}}{2}", "\\frac{1+\\sqrt5}{2}, \\frac{1-\\sqrt5}{2}"),
+    ("(1,2)", "(1,2)"),
+    ("(x,y)=(1,2)", "(1,2)"),
+    ("\\left(1,\\,2\\right)", "(1,2)"),
+    ("x=1, y=2", "(1,2)"),
+    ("(0.5, 2)", "\\left(\\frac12,2\\right)"),
+    ("\\langle 1,2\\rangle", "(1,2)"),
+    ("\\begin{bmatrix}1\\\\2\\end{bmatrix}", "\\begin{pmatrix}1\\\\2\\end{pmatrix}"),
+    ("(1,2)", "\\begin{pmatrix}1\\\\2\\end{pmatrix}"),
+    ("\\begin{pmatrix}0.5&2\\\\3&4\\end{pmatrix}", "\\begin{pmatrix} \\frac12 & 2 \\\\ 3 & 4 \\end{pmatrix}"),
+    ("B", "\\text{(B)}"),
+    ("(B)", "B"),
+    ("\\text{B}", "(B)"),
+    ("\\textbf{(B)}", "B"),
+    ("(B) 12", "B"),
+    ("B. 12", "B"),
+    ("(B)\\ 12", "12"),
+    ("\\textbf{(C) } 12", "12"),
+    ("B) Paris", "(B)"),
+    ("Option B", "B"),
+    ("\\text{Evelyn}", "\\text{Evelyn}"),
+    ("evelyn", "Evelyn"),
+    ("\\text{odd}", "odd"),
+    ("Yes", "\\text{Yes}"),
+    ("no solution", "\\text{No solution}"),
+    ("\\emptyset", "\\text{no solution}"),
+    ("\\varnothing", "\\emptyset"),
+    ("x^2+2x+1", "(x+1)^2"),
+    ("2x+3", "3+2x"),
+    ("y=2x+3", "2x+3"),
+    ("y=2x+3", "y=2x+3"),
+    ("2x-y+3=0", "y=2x+3"),
+    ("y-3=2x", "y=2x+3"),
+    ("\\frac{x+5}{6}", "\\frac{x}{6}+\\frac56"),
+    ("f(x)=x^2", "x^2"),
+    ("\\frac{\\sqrt{3}}{3}", "\\frac{1}{\\sqrt{3}}"),
+    ("\\frac{1}{4}\\pi", "\\frac{\\pi}{4}"),
+    ("0.25\\pi", "\\frac{\\pi}{4}"),
+    ("12π", "12\\pi"),
+    ("\\sqrt[3]{16}", "2\\sqrt[3]{2}"),
+    ("2^{1/2}", "\\sqrt{2}"),
+    ("\\ln 4", "2\\ln 2"),
+    ("e^{2}", "e^2"),
+    ("\\frac{1}{\\cos x}", "\\sec x"),
+    ("4:3", "4:3"),
+    ("1024", "2^{10}"),
+    ("52_8", "52_8"),
+    ("52_{8}", "52_8"),
+    ("52", "52_8"),
+    ("4:30 p.m.", "4:30 \\text{ p.m.}"),
+    ("4:30 PM", "4:30 \\text{ p.m.}"),
+    ("11,\\! 111,\\! 111,\\! 100", "11111111100"),
+    ("-\\frac{35}{9}", "-3\\frac{8}{9}"),
+    ("0.\\overline{3}", "0.\\overline{3}"),
+    ("\\frac13", "0.\\overline{3}"),
+    ("0.333333", "\\frac13"),
+    ("6366.197724", "\\frac{20000}{\\pi}"),
+    ("n=255", "n = 255"),
+    ("255", "n = 255"),
+    ("K=8", "8"),
+    ("8.24 mph", "\\approx 8.24 \\text{ mph}"),
+    ("8.24", "\\approx 8.24 \\text{ mph}"),
+    ("A,D,F,G,H", "\\text{A, D, F, G, H}"),
+    ("H, E", "\\text{H, E}"),
+    ("6, 8, 10", "6, 8\\text{, and }10"),
+    ("45^\\circ, 135^\\circ", "45, 135"),
+    ("a=1,b=2", "a=1,b=2"),
+    ("x^2 - 5x + 6 = 0", "x^2-5x+6=0"),
+    ("\\cos^2\\alpha", "\\cos^2 \\alpha"),
+    ("\\frac{189}{2}\\sqrt{3}", "\\frac{189\\sqrt3}{2}"),
+    ("1\\text{ hour } 30\\text{ minutes}", "1 hour 30 minutes"),
+    ("\\text{Monday}", "Monday"),
+    ("(-4, 27);(2, 15)", "(2,15),(-4,27)"),
+    ("[5.8,6)", "[\\frac{29}{5},6)"),
+    ("\\frac{3}{5} - \\frac{4}{5}i", "\\frac{3-4i}{5}"),
+    ("-2^{49}", "-2^{49}"),
+    ("\\frac{1}{2^{98}}", "2^{-98}"),
+    ("19\\,\\text{cm}^2", "19"),
+    ("\\boxed{19}", "19"),
+    ("19\\ ", "19"),
+    ("\\mathbf{19}", "19"),
+    ("\\(19\\)", "19"),
+    ("{19}", "19"),
+    ("(19)", "19"),
+    ("５", "5"),
+    ("٣", "3"),
+    ("x＝5", "5"),
+    ("x \\in (2,3)", "(2,3)"),
+    ("2\\le x\\le 3", "[2,3]"),
+    ("\\frac{5}{3}", "1\\frac{2}{3}"),
+    ("120\\pi\\text{ cubic cm}", "120\\pi"),
+    ("1/2, 1/3", "\\frac12,\\frac13"),
+    ("\\log_2 3", "\\frac{\\ln 3}{\\ln 2}"),
+]
+
+# (answer, gold): unequal, unevaluated, several, or denied
+WRONG = [
+    ("12+7", "19"),
+    ("not 19", "19"),
+    ("anything but 19", "19"),
+    ("x \\ne 19", "19"),
+    ("19 or 20", "19"),
+    ("\\{18,19,20\\}", "19"),
+    ("18<x<20", "19"),
+    ("5!", "120"),
+    ("\\frac{38}{2}", "19"),
+    ("\\sqrt{361}", "19"),
+    ("38/2", "19"),
+    ("19!", "19"),
+    ("19x", "19"),
+    ("19\\pi", "19"),
+    ("\\int_0^1 19 dx", "19"),
+    ("\\sum_{i=1}^{19} 1", "19"),
+    (">19", "19"),
+    ("\\ge 19", "19"),
+    ("x>19", "19"),
+    ("19-20", "19"),
+    ("19 to 20", "19"),
+    ("18..20", "19"),
+    ("\\max(19,3)", "19"),
+    ("|19|", "19"),
+    ("|-19|", "19"),
+    ("2^{10}", "1024"),
+    ("\\binom{6}{3}", "20"),
+    ("\\lfloor 19.5\\rfloor", "19"),
+    ("19 \\pm 1", "19"),
+    ("(19, 20)", "19"),
+    ("19, 20", "19"),
+    ("19;20", "19"),
+    ("\\boxed{19}, \\boxed{20}", "19"),
+    ("\\int 2x\\,dx", "x^2"),
+    ("\\sum_{k=1}^n k", "\\frac{n(n+1)}{2}"),
+    ("\\binom{n}{2}", "\\frac{n(n-1)}{2}"),
+    ("\\lim_{x\\to0}\\frac{\\sin x}{x}", "1"),
+    ("\\sin 60^\\circ", "\\frac{\\sqrt3}{2}"),
+    ("\\arctan 1", "\\frac{\\pi}{4}"),
+    ("2x=10", "x=5"),
+    ("-x \\ge -1", "x\\le 1"),
+    ("3x+5\\le 8", "x\\le1"),
+    ("(1,2)", "(2,1)"),
+    ("[1,2)", "(1,2)"),
+    ("\\{1,2\\}", "\\{1,3\\}"),
+    ("1,2", "1,2,3"),
+    ("1,2,3,4", "1,2,3"),
+    ("x=2", "x=3"),
+    ("y=5", "x=5"),
+    ("2,3", "(3,2)"),
+    ("C", "(B)"),
+    ("B or C", "B"),
+    ("A, B, C, D", "B"),
+    ("ellipse or hyperbola", "\\text{ellipse}"),
+    ("not an ellipse", "\\text{ellipse}"),
+    ("It is not odd", "odd"),
+    ("even and odd", "odd"),
+    ("5 m", "5 cm"),
+    ("5 hours", "5 minutes"),
+    ("50\\%", "50"),
+    ("0.5\\%", "0.5"),
+    ("1.4142", "\\sqrt{2}"),
+    ("0.333", "\\frac13"),
+    ("0.33", "\\frac13"),
+    ("3.14", "\\pi"),
+    ("\\frac{22}{7}", "\\pi"),
+    ("9999", "10000"),
+    ("1e999999999", "5"),
+    ("52_9", "52_8"),
+    ("42", "52_8"),
+    ("5 million", "5"),
+    ("5", "5 million"),
+    ("19 is wrong", "19"),
+    ("19 is not the answer", "19"),
+    ("less than 19", "19"),
+    ("\\text{either }18\\text{ or }19", "19"),
+    ("1 2", "12"),
+    ("1 9", "19"),
+    ("19/0", "19"),
+    ("x+1", "x+2"),
+    ("x", "y"),
+    ("2x", "2y"),
+    ("\\sqrt{2}", "-\\sqrt{2}"),
+    ("\\pm\\sqrt2", "\\sqrt2"),
+    ("a", "b"),
+    ("\\frac{d}{dx}x^2", "2x"),
+    ("x^2+C", "x^2"),
+    ("\\begin{pmatrix}1\\\\2\\end{pmatrix}", "\\begin{pmatrix}2\\\\1\\end{pmatrix}"),
+    ("", "19"),
+    (" ", "\\sqrt2"),
+    ("?", "5"),
+    ("...", "5"),
+    ("\\dots", "1"),
+    ("19 = 20", "19"),
+    ("0", "\\emptyset"),
+    ("\\{\\}", "0"),
+    ("x<3", "x>3"),
+    ("x\\le3", "x<3"),
+    ("(-\\infty,2)", "(-\\infty,2)\\cup(3,\\infty)"),
+    ("1:2", "2:1"),
+    ("3:4", "0.75"),
+    ("all", "5"),
+    ("19 + 0", "19"),
+    ("19*1", "19"),
+    ("19^1", "19"),
+    ("-(-19)", "19"),
+    ("--19", "19"),
+    ("0x13", "19"),
+    ("0b10011", "19"),
+    ("XIX", "19"),
+]
+
+# (reply, gold): where the answer stands in a reply
+RIGHT_REPLIES = [
+    ("He pays 18 dollars in the end.", "18"),
     ("12 + 7 = 19\nAnswer: 19", "19"),
     ("**Answer:** 19", "19"),
+    ("**Answer: 19**", "19"),
+    ("Answer: **19**", "19"),
+    ("The answer is **19**.", "19"),
     ("Answer: 19. That was easy.", "19"),
     ("So the answer is $\\frac{1}{2}$.", "0.5"),
     ("The final answer is: 3", "3"),
     ("Add them up.\n#### 1,234", "1234"),
-    ("\\boxed{1} no, \\boxed{2}", "2"),
-    ("\\boxed{\\frac{1}{\\sqrt{2}}}", "\\frac{\\sqrt{2}}{2}"),
+    ("#### 1,234 dollars", "1234"),
     ("Answer: \\boxed{5}", "5"),
     ("Answer: 4\nOn second thought, \\boxed{5}.", "5"),
     ("\\boxed{7}, so our answer is correct.", "7"),
     ("Answer: \\[\n\\frac{3}{4}\n\\]", "3/4"),
-    ("He pays 18 dollars in the end.", "18"),
+    ("Answer:\n\n$$\\frac{3}{4}$$", "3/4"),
+    ("Answer:\n\n19", "19"),
     ("The total is $1,234.50.", "1234.5"),
     ("So $x$ must be $x = 7$ then.", "7"),
     ("Answer: 5 apples<|im_end|>", "5"),
-    ("\\boxed{x = 4}", "4"),
-    ("+7", "7"),
-    ("−3", "-3"),
-    ("6.", "6"),
-    ("137 1/2", "137.5"),
-    ("12\\frac{3}{5}", "63/5"),
-    ("3 \\times 10^{4}", "30000"),
-    ("1\\,234", "1234"),
-    ("14{,}916", "14,916"),
-    ("33.5\\%", "0.335"),
-    ("10", "10\\%"),
-    ("90^\\circ", "90"),
-    ("\\$15,\\!000", "15000"),
-    ("3√13", "3\\sqrt{13}"),
-    ("-pi/6", "-\\frac{\\pi}{6}"),
-    ("(5, ∞)", "(5,\\infty)"),
-    ("2k + 2", "2(k+1)"),
-    ("(B)", "\\text{(B)}"),
-    ("East", "\\text{east}"),
-    ("x^2/4 + y^2/9 = 1", "\\frac{x^2}{4} + \\frac{y^2}{9} = 1"),
-    ("Answer: 3", ["2", "3"]),
-    ("Answer: 3", {"answers": ["2", 3]}),
-    ("Answer: 0.5", 0.5),
+    ("<think>I guess 5</think> It is 19.", "19"),
+    ("<answer>19</answer>", "19"),
+    ("<think>hm</think><answer>\n19\n</answer>", "19"),
+    ("Thus 3*4=12 dollars.", "12"),
+    ("She has 5 apples and 3 pears, so 8 fruits.", "8"),
+    ("The answer is 3 1/2.", "3.5"),
+    ("The answer is 3 1/2 cups.", "7/2"),
+    ("It takes 2.5 hours.", "2.5"),
+    ("That is 50%.", "50\\%"),
+    ("That is 50 percent of all.", "0.5"),
+    ("The answers are 3 and 5.", "3,5"),
+    ("So $x=3$ or $x=5$.", "3,5"),
+    ("The solutions are $x = 3$ and $x = 5$.", "3, 5"),
+    ("Hence the solutions are $\\{3,5\\}$.", "\\{3,5\\}"),
+    ("The point is $(1,2)$.", "(1,2)"),
+    ("The interval is $[1,2)$.", "[1,2)"),
+    ("The correct option is (B).", "B"),
+    ("The answer is (B).", "B"),
+    ("Answer: B", "B"),
+    ("Answer: (B) Paris", "B"),
+    ("Answer: **B**", "B"),
+    ("So the answer is B because it fits.", "B"),
+    ("The graph is an ellipse.", "\\text{ellipse}"),
+    ("Answer: The graph is an ellipse.", "\\text{ellipse}"),
+    ("So the winner is Evelyn.", "\\text{Evelyn}"),
+    ("Answer: x^2 + 1", "1+x^2"),
+    ("The polynomial is $x^2+1$.", "x^2+1"),
+    ("f(x) = \\boxed{x^2+1}", "x^2+1"),
+    ("\\[\\boxed{\\begin{pmatrix}1\\\\2\\end{pmatrix}}\\]", "\\begin{pmatrix}1\\\\2\\end{pmatrix}"),
+    ("The probability is \\( \\frac{1}{3} \\) or about 0.33.", "\\frac13"),
+    ("$\\frac{1}{3} \\approx 0.333$", "\\frac13"),
+    ("The answer is $\\dfrac{1}{3}$ (approximately 0.33).", "\\frac13"),
+    ("\\boxed{-2} \\quad \\text{and} \\quad \\boxed{1}", "1,-2"),
+    ("\\boxed{10} and then \\boxed{42}", "42"),
+    ("$\\boxed{1}$, $\\boxed{2}$, and $\\boxed{3}$", "1,2,3"),
+    ("x = \\boxed{3} or x = \\boxed{5}", "3,5"),
+    ("The answer is 19!", "19"),
+    ("Answer: 19 (nineteen)", "19"),
+    ("Answer: $19$ dollars", "19"),
+    ("Answer: \\(19\\)", "19"),
+    ("**19**", "19"),
+    ("= 19", "19"),
+    ("The total cost is $19.", "19"),
+    ("Final answer\n19", "19"),
+    ("Final Answer: $19$.", "19"),
+    ("The final answer is $\\boxed{19}$. I hope it is correct.", "19"),
+    ("Therefore, the answer is $19\\%$.", "19\\%"),
+    ("A: 6", "6"),
+    ("The answer is 12,000,023. I hope it is correct.", "12000023"),
+    ("I don't know the shortcut, so I count.\nAnswer: 5", "5"),
+    ("I don't know, but 19", "19"),
+    ("Answer: I'm not sure, but 19", "19"),
+    ("Die Antwort ist 19.", "19"),
+    ("La respuesta es 19.", "19"),
+    ("答案是19。", "19"),
+    ("答案：**19**", "19"),
+    ("所以答案是 \\boxed{19}。", "19"),
+    ("Ответ: 19", "19"),
+    ("정답: 19", "19"),
+    ("答えは19です。", "19"),
+    ("The answer is -5", "-5"),
+    ("The answer is −5.", "-5"),
+    ("The temperature is -5 degrees.", "-5"),
+    ("It costs $-5$.", "-5"),
+    ("Answer: 2/3", "2/3"),
+    ("The ratio is 2:3.", "2:3"),
+    ("Answer: 10:30 a.m.", "10:30 \\text{ a.m.}"),
+    ("He arrives at 4:30 p.m.", "4:30 \\text{ p.m.}"),
+    ("Answer: 0.5", "0.5"),
+    ("Answer: .5", "0.5"),
+    ("Answer: 1e3", "1000"),
+    ("The answer is 3 \\times 10^8 m/s.", "3\\times10^8"),
+    ("The distance is 3 × 10^8 m.", "3\\times10^8"),
+    ("Answer: $2\\sqrt{3}$ cm", "2\\sqrt3"),
+    ("Answer: 2√3", "2\\sqrt3"),
+    ("It is equal to 2\\sqrt{3}.", "2\\sqrt3"),
+    ("Answer: 36π square inches", "36\\pi"),
+    ("Answer: no", "\\text{No}"),
+    ("Answer: Yes, it is.", "\\text{Yes}"),
+    ("the set {1, 2, 3}", "\\{1,2,3\\}"),
+    ("Answer: {1, 2, 3}", "\\{1,2,3\\}"),
+    ("The domain is all real numbers except 3, so $(-\\infty,3)\\cup(3,\\infty)$.", "(-\\infty,3)\\cup(3,\\infty)"),
+    ("So the answer is $x=3$.", "3"),
+    ("We get x = 3.", "3"),
+    ("x = 3", "3"),
+    ("Answer: x = 3, y = 4", "(3,4)"),
+    ("Thus 5 \\text{ hours} is right. Answer: 5 \\text{ hours}", "5"),
+    ("Answer: 1/2 or 0.5", "\\frac12"),
+    ("Janet makes 9 * 2 = $<<9*2=18>>18 every day.\n#### 18", "18"),
+    ("18.0", "18"),
+    ("Answer: 18.00 dollars", "18"),
+    ("the answer is 5 (since 2+3=5)", "5"),
+    ("Answer: 15 cm^2", "15"),
+    ("Answer: 15 cm²", "15"),
+    ("Area = 15cm²", "15"),
 ]
-WRONG = [
+
+# (reply, gold): no single answer, or another
+WRONG_REPLIES = [
     ("", "19"),
     ("Answer:", "19"),
     ("Answer: 18", "19"),
@@ -70,52 +427,132 @@ WRONG = [
     ("Answer: it is 4 or maybe 5", "5"),
     ("Answer: 5!", "120"),
     ("Answer: 2 + 3", "5"),
-    ("Answer: \\sum_{i=1}^{4} i", "10"),
     ("Answer: 5 million", "5"),
     ("It is worth 5 million", "5"),
     ("Answer: 5 pi", "5"),
     ("Answer: 5x", "5"),
-    ("$1 2$", "3"),
-    ("1 2", "12"),
-    ("7e99", "7"),
-    ("50%", "50"),
-    ("1/0", "0"),
-    ("(1, 2)", "(2, 1)"),
-    ("[0, 9)", "(0, 9)"),
-    ("\\sqrt{3}", "\\sqrt{2}"),
-    ("k + 2", "2k+2"),
-    ("Answer: " + "9" * 5000, "9"),
-    ("Answer: __import__('os').abort()", "\\sqrt{2}"),
-    ("Answer: 9**9**9**9", "5"),
-    ("Answer: 10^{10^{10}}", "5"),
-    ("Answer: 1e999999999", "5"),
-    ("North", "\\text{east}"),
+    ("The answer is 12 + 7", "7"),
+    ("The answer is 12 + 7", "19"),
+    ("12+7", "7"),
+    ("So we need 3*4.", "4"),
+    ("Answer: not 19", "19"),
+    ("The answer is not 19", "19"),
+    ("It is anything but 19", "19"),
+    ("The answer is between 18 and 20", "20"),
+    ("The answer is 18, 19 or 20", "20"),
+    ("Answers: 17, 18, 19", "19"),
+    ("The answer is 18 or 19", "19"),
+    ("$18$ or $19$", "19"),
+    ("\\boxed{18} or \\boxed{19}", "19"),
+    ("\\boxed{18}, \\boxed{19}", "19"),
+    ("either (A) or (B)", "B"),
+    ("The answer is (A) or (B).", "B"),
+    ("Answer: A or B", "B"),
+    ("Answer: (A), (B), (C), (D)", "D"),
+    ("The graph is an ellipse or a hyperbola.", "ellipse"),
+    ("The graph is not an ellipse.", "\\text{ellipse}"),
+    ("\\sqrt{361}", "19"),
+    ("Answer: \\frac{38}{2}", "19"),
+    ("Answer: 38/2", "19"),
+    ("The answer is $\\sqrt{361}$.", "19"),
+    ("The answer is 5^2", "2"),
+    ("it is 2^5", "5"),
+    ("The answer is 5^2", "25"),
+    ("We compute $\\int_0^5 x dx$", "5"),
+    ("x < 19", "19"),
+    ("x > 19", "19"),
+    ("The number is less than 19.", "19"),
+    ("18-19", "19"),
+    ("18–19", "19"),
+    ("19 or so", "20"),
+    ("Answer: 19x", "19"),
+    ("Answer: 19 + C", "19"),
+    ("the answer is 19√2", "19"),
+    ("The answer is $19\\sqrt2$.", "19"),
+    ("Answer: 1, 2, 3, 4, 5, 6", "6"),
+    ("Answer: 1 2 3 4 5 6", "6"),
 ]
-ABSTAINS = [
+
+# replies that abstain
+ABSTAINING = [
     "Answer: I don't know",
     "That is too hard for me.\nAnswer: I don’t know.",
     "I cannot solve this.",
+    "\\boxed{\\text{I don't know}}",
     "\\boxed{\\text{unknown}}",
+    "12+7 ... hm.\nI don't know.",
+    "So 5 + 3 = 8, but then?\n\nI am not able to solve this problem.",
+    "#### I don't know",
+    "<answer>I don't know</answer>",
+    "<think>5 or 6?</think>I don't know.",
 ]
 
 
-@pytest.mark.parametrize(("reply", "truth"), RIGHT)
-def test_right_answers(reply: str, truth: object) -> None:
-    assert verdict(reply, truth) == "CORRECT"
+@pytest.mark.parametrize(("said", "gold"), RIGHT)
+def test_equal_answers_are_right(said: str, gold: str) -> None:
+    assert verdict(f"So \\boxed{{{said}}}", gold) == "CORRECT"
 
 
-@pytest.mark.parametrize(("reply", "truth"), WRONG)
-def test_wrong_answers(reply: str, truth: object) -> None:
-    assert verdict(reply, truth) == "WRONG"
+@pytest.mark.parametrize(("said", "gold"), WRONG)
+def test_other_answers_are_wrong(said: str, gold: str) -> None:
+    assert verdict(f"So \\boxed{{{said}}}", gold) == "WRONG"
 
 
-@pytest.mark.parametrize("reply", ABSTAINS)
+@pytest.mark.parametrize(("reply", "gold"), RIGHT_REPLIES)
+def test_the_answer_is_found(reply: str, gold: str) -> None:
+    assert verdict(reply, gold) == "CORRECT"
+
+
+@pytest.mark.parametrize(("reply", "gold"), WRONG_REPLIES)
+def test_a_reply_gets_one_guess(reply: str, gold: str) -> None:
+    assert verdict(reply, gold) == "WRONG"
+
+
+@pytest.mark.parametrize("reply", ABSTAINING)
 def test_abstentions(reply: str) -> None:
-    assert verdict(reply, "5") == "ABSTAINED"
+    assert verdict(reply, "19") == "ABSTAINED"
 
 
-def test_a_marked_answer_outweighs_doubts_elsewhere() -> None:
-    assert verdict("I don't know the shortcut, so I count.\nAnswer: 5", "5") == "CORRECT"
+def test_a_gold_that_reads_like_an_abstention_is_compared_first() -> None:
+    assert verdict("\\boxed{\\text{cannot be determined}}", "\\text{cannot be determined}") == "CORRECT"
+
+
+@pytest.mark.parametrize("truth", [["2", "3"], {"answers": ["2", 3]}, 3, 3.0, ("3",)])
+def test_any_of_several_golds_is_right(truth: object) -> None:
+    assert verdict("Answer: 3", truth) == "CORRECT"
+
+
+@pytest.mark.parametrize(
+    ("gold", "expected"),
+    [
+        ("In all we get $x = \\boxed{3}$.", "3"),
+        ("\\boxed{2}, \\boxed{3}", "3, 2"),
+        ("\\boxed{1}\\boxed{2}", "1,2"),
+        ("Long solution.\n#### 72", "72"),
+        ("answer is 0.6666667", "2/3"),
+        ("So the answer is\n(C) Cecile", "C"),
+    ],
+)
+def test_a_gold_may_be_a_solution(gold: str, expected: str) -> None:
+    assert verdict(f"\\boxed{{{expected}}}", gold) == "CORRECT"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said", "gold", "expected"),
+    [
+        ("Expand $(x+1)^2$.", "(x+1)^2", "x^2+2x+1", "WRONG"),
+        ("Expand $(x+1)^2$.", "x^2+1+2x", "x^2+2x+1", "CORRECT"),
+        ("Factor $x^2-49$.", "x^2 - 49", "(x-7)(x+7)", "WRONG"),
+        ("Simplify 6/8.", "6/8", "\\frac{3}{4}", "WRONG"),
+        ("Simplify \\sqrt{20}.", "\\sqrt{20}", "2\\sqrt{5}", "WRONG"),
+        ("What is 7/2 as a decimal?", "7/2", "3.5", "WRONG"),
+        ("Divide $2x+1$ by two.", "x+1/2", "\\frac{2x+1}{2}", "CORRECT"),
+        ("What percentage is that?", "50\\%", "50", "CORRECT"),
+        ("How much is that?", "50\\%", "50", "WRONG"),
+    ],
+)
+def test_the_task_itself_is_no_answer(prompt: str, said: str, gold: str, expected: str) -> None:
+    assert verdict(f"\\boxed{{{said}}}", gold, prompt=prompt) == expected
 
 
 @pytest.mark.parametrize(
@@ -124,6 +561,23 @@ def test_a_marked_answer_outweighs_doubts_elsewhere() -> None:
 )
 def test_marked_only_reads_marks_only(reply: str, expected: str) -> None:
     assert verdict(reply, "5", marked_only=True) == expected
+
+
+@pytest.mark.parametrize(
+    ("reply", "part"),
+    [
+        ("\\boxed{5}", 1.0),
+        ("Answer: 5", 1.0),
+        ("Answer: I don't know", 1.0),
+        ("It is 5", 0.0),
+        ("I don't know", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_a_grade_tells_the_format_apart(reply: str, part: float) -> None:
+    grade = Math().grade(task("q", "5"), rollout(reply))
+    assert isinstance(grade, Grade)
+    assert grade.parts == {"format": part}
 
 
 @pytest.mark.parametrize("truth", [None, "", "  ", [], {}, {"answers": []}, {"answer": "5"}, True, [None], "\\frac{}{"])
@@ -145,40 +599,61 @@ def test_gold_needs_a_truth() -> None:
         Math().gold(task("q", []))
 
 
-@pytest.mark.parametrize("reply", [*JUNK, "\\boxed{" * 20000, "\\[" * 20000, "$" * 20001, "1," * 20000, "a " * 20000])
-def test_hostile_replies_to_a_number_are_judged_fast(reply: str) -> None:
-    started = time.monotonic()
-    assert verdict(reply, "19") == "WRONG"
-    assert time.monotonic() - started < 1.0
+def test_the_reward_pickles_after_use() -> None:
+    reward = Math(marked_only=True)
+    reward.warm_up()
+    again = pickle.loads(pickle.dumps(reward))
+    assert again.grade(task("q", "5"), rollout("It is 5")) == reward.grade(task("q", "5"), rollout("It is 5"))
+
+
+def test_a_grade_says_why() -> None:
+    grade = Math().grade(task("q", "19"), rollout("Answer: 18"))
+    assert grade == Grade(verdict=Verdict.WRONG, score=0.0, parts={"format": 1.0}, why="18 is not 19")
+
+
+GOLDS = sorted({gold for _, gold in RIGHT + WRONG if gold.strip()})
+
+
+@pytest.mark.parametrize("gold", GOLDS)
+def test_a_gold_is_right_however_it_is_wrapped(gold: str) -> None:
+    for form in ("{}", "  {} ", "${}$", "\\displaystyle {}"):
+        assert verdict(f"\\boxed{{{form.format(gold)}}}", gold) == "CORRECT"
+    assert verdict(f"The answer is ${gold}$.", gold) == "CORRECT"
 
 
 @given(st.fractions(max_denominator=999), st.sampled_from(["{}/{}", "\\frac{{{}}}{{{}}}", "$\\dfrac{{{}}}{{{}}}$"]))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_every_way_to_write_a_ratio_is_the_ratio(value: Fraction, form: str) -> None:
-    sign = "-" if value < 0 else ""
-    written = (
-        sign + form.format(abs(value.numerator), value.denominator)
-        if form[0] != "$"
-        else form.format(value.numerator, value.denominator)
-    )
-    assert same(written, f"{value.numerator}/{value.denominator}") is True
-    assert same(written, str(value + 1)) is False
+    said = ("-" if value < 0 else "") + form.format(abs(value.numerator), value.denominator)
+    # a ratio that stands for an integer is a division left undone
+    expected = "WRONG" if value.denominator == 1 else "CORRECT"
+    assert verdict(f"\\boxed{{{said}}}", f"{value}") == expected
+    assert verdict(f"\\boxed{{{said}}}", f"{value + 1}") == "WRONG"
 
 
 @given(st.integers(min_value=-(10**12), max_value=10**12))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_separators_and_zeros_change_nothing(value: int) -> None:
     for written in (f"{value:,}", f"{value}.00", f"${value}$", f"{value} apples"):
         assert verdict(f"Answer: {written}", str(value)) == "CORRECT"
         assert verdict(f"Answer: {written}", str(value + 1)) == "WRONG"
 
 
-@given(st.text(max_size=300), st.sampled_from(["19", "1/2"]))
-@settings(max_examples=50, deadline=None)
-def test_no_reply_makes_the_grader_raise(reply: str, truth: str) -> None:
-    assert verdict(reply, truth) in {"CORRECT", "ABSTAINED", "WRONG"}
+@given(st.lists(st.integers(-99, 99), min_size=2, max_size=6, unique=True))
+@settings(max_examples=50)
+def test_order_counts_in_tuples_only(items: list[int]) -> None:
+    given_items = items[1:] + items[:1]
+    plain, turned = ", ".join(map(str, items)), ", ".join(map(str, given_items))
+    assert verdict(f"\\boxed{{{turned}}}", plain) == "CORRECT"
+    assert verdict(f"\\boxed{{\\{{{turned}\\}}}}", f"\\{{{plain}\\}}") == "CORRECT"
+    assert verdict(f"\\boxed{{({turned})}}", f"({plain})") == "WRONG"
+    assert verdict(f"\\boxed{{{turned}, 100}}", plain) == "WRONG"
 
 
-def test_a_grade_says_why() -> None:
-    grade = Math().grade(task("q", "19"), rollout("Answer: 18"))
-    assert grade == Grade(verdict=Verdict.WRONG, score=0.0, why="18 is not 19")
+@given(st.lists(st.integers(-9, 9), min_size=2, max_size=4))
+@settings(max_examples=50)
+def test_a_polynomial_in_any_order_is_the_polynomial(coefficients: list[int]) -> None:
+    terms = [f"({c})x^{power}" for power, c in enumerate(coefficients)]
+    gold = "+".join(terms) + "+x^5"
+    assert verdict("\\boxed{x^5+" + "+".join(reversed(terms)) + "}", gold) == "CORRECT"
+    assert verdict("\\boxed{x^5+1+" + "+".join(reversed(terms)) + "}", gold) == "WRONG"

@@ -1,0 +1,267 @@
+"""Find the final answer of a reply: the last boxed or marked one, else the last formula, else the last number."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from rlvr_rewards._notation import plain
+
+__all__ = ["Found", "boxes", "closing", "find", "formula", "last_number", "prose", "run", "series"]
+
+_LONGEST = 100_000  # characters at the end of a reply that are read
+_TAIL = 4000  # of them, without a mark
+_ONE = 200  # characters up to which a line without prose is an answer
+_BRACES = re.compile(r"\\{1,2}(?:begin)?(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+_MARK = re.compile(
+    r"(?:\banswers?\**\s*(?:(?:is|are)\b\s*:?|[:=])\**|\b(?:r[ée]ponse|respuesta|resposta|risposta|antwort)\**\s*(?:(?:est|es|é|è|ist)\b\s*:?|:)\**"
+    r"|(?:答案|答)(?:是|为|為)?\s*[:：]?\**|ответ\**\s*:\**|정답\**\s*:?|उत्तर\**\s*:|####|^A:|<answer>)[ \t\n]*",
+    re.IGNORECASE | re.MULTILINE,
+)
+_DISPLAY = re.compile(r"\\\[(.*?)\\\]|\$\$(.*?)\$\$|\\\((.*?)\\\)|(?<!\\)\$((?:[^$\n\\]|\\.)+)\$", re.DOTALL)
+_JOINT = re.compile(
+    r"[\s$,;.]*(?:\\[()\[\]]|\\quad|\\qquad|\\;|\\,|\s|\$)*(?:,|;|\\?(?:text\s*\{\s*(?:,\s*)?)?\b(and|or)\b\s*\}?)"
+    r"(?:\\[()\[\]]|\\quad|\\qquad|\\;|\\,|\s|\$)*(?:[A-Za-z](?:_\{?\w\}?)?\s*=\s*)?"
+)
+_DECIDES = re.compile(r".*(?:[:：]\**|####|<answer>|=\**)\s*$", re.DOTALL)
+_STARTS = re.compile(r"[*\s]*(?:\$|\\[(\[\w]|[-+−]?\.?\d|[(\[{]|[A-Z]\b)")
+_BEHIND = re.compile(r"(?:\$|\\\)|\\\]|\s){0,4}(\\?%|percent\b|pct\b)")
+_WORDY = re.compile(
+    r"(?<![\\A-Za-z{])[A-Za-zÀ-ÿ']{2,},? +(?:[A-Za-zÀ-ÿ']{2,}|[$\\(\d])|[\u0400-\u04ff\u0900-\u0dff\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af\u0600-\u06ff]"
+)
+_TEXT = re.compile(r"\\(?:text(?:bf|it|rm)?|[mh]box|mathrm|operatorname)\s*\{[^{}]*\}|\b(?:and|or)\b")
+_APPROXIMATELY = re.compile(
+    r",?\s*(?:\(|which\s+is|or|that\s+is)?,?\s*(?:approximately|about|roughly|around|≈|\\approx)\s.*$",
+    re.IGNORECASE | re.DOTALL,
+)
+_NUMBER = re.compile(
+    r"(?<![A-Za-z\d_.,\\])[-−]?\d[\d,.]{0,20}\s?(?:\\times|\\cdot|×|\*)\s*10\s?\^\s?\{?[-−]?\d{1,3}\}?|(?<![A-Za-z\d_.,\\])\d+(?:\s?:\s?\d+)+|"
+    r"(?<![A-Za-z\d_.,\\])(?:[-−]\s?)?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<![\d.])[-−]?\.\d+|[-−]?\\[dt]?frac\s*(?:\{[^{}]*\}\s*\{[^{}]*\}|\d\s*\d)"
+)
+_TAIL_OF_NUMBER = re.compile(
+    r"(?<![A-Za-z\d_.,\\])[-−]?\d[\d,.]{0,20}\s?(?:\\times|\\cdot|×|\*)\s*10\s?\^\s?\{?[-−]?\d{1,3}\}?|(?<![A-Za-z\d_.,\\])\d+(?:\s?:\s?\d+)+|"
+    r"(?: ?/ ?\d+(?!\.?\d))?(?:\s?\\?%|\s?percent\b|\s?\^\s?\{?\\circ\}?|°|\s(?:hundred|thousand|million|billion|trillion|dozen)\b"
+    r"|\s?(?:\\times|×|\*)\s?10\s?\^\s?\{?[-−]?\d{1,3}\}?|[eE][+-]?\d{1,3}\b|\\frac\s*\{\d+\}\s*\{\d+\}| \d+/\d+)?"
+)
+_SPOILS_BEFORE = re.compile(
+    r"(?:[\d)}A-Za-z]\s?[-−–—]|[+*/^×·÷√<>≤≥≠]|\\(?:times|cdot|div|pm|le|ge|leq|geq|ne|neq|sqrt)|\b(?:not|isn't|never|(?:any|every|no)thing\s+but|all\s+but|except|than|between|sqrt|times|plus|minus|over)"
+    r"|\b(?:not|isn't|never|except)\s+(?:exactly|equal\s+to|the\s+number))[\s${(]*$",
+    re.IGNORECASE,
+)
+_SPOILS_AFTER = re.compile(
+    r"[!]\s*[^\s]|[\^²³√]|\s?[*×·÷+]|\s?\\(?:sqrt|pi|times|cdot)|\s?π|[A-Za-z]{1,2}(?![a-z])\s*[\^+*/=]|[xyzn]\b"
+)
+_CHANGES = re.compile(
+    r"\s(?:or|factorial|squared|cubed|pi|times|plus|minus)\b|\s?(?:is|was|can|would|could)(?:n't|not|\snot|\sneither)\b"
+    r"|\s?is\s(?:wrong|false|incorrect|impossible|excluded|too)\b",
+    re.IGNORECASE,
+)
+_RUN = re.compile(
+    r"(?:\\(?:[dt]?frac|sqrt|pi|cdot|times|div|infty)(?![A-Za-z])|√|[-+*/^(){}\[\]\d.=]|(?<![A-Za-z'])[a-z](?![A-Za-z'])| (?=[-+*/^=\\√(\d]))+"
+)
+_BLANKS = re.compile(r" ?\n\s*")
+_BLANK = re.compile(r"[^\S\n]+")
+_GAP = 60  # characters between answers that make one list
+_CHOICE = re.compile(r"\(([A-Z])\)|\b(?:[Oo]ption|[Cc]hoice)\s+\**([A-Z])\b")
+_JOINED = re.compile(
+    r"(?:[\s$,]|\\[()])*(?:,|\b(?:and|or|to|through)\b|、|和|或)(?:[\s$,]|\\[()])*(?:(?:and|or|maybe|perhaps|possibly|also)\s+)*(?:[A-Za-z]\s*=\s*)?[\s$]*",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a reply answers. `text` is as the reply wrote it."""
+
+    text: str
+    marked: bool  # boxed or marked
+    boxed: bool = False
+
+
+def find(reply: str) -> Found | None:
+    """Find the later of the last boxed and the last marked answer; None where there is neither."""
+    reply = _spoken(reply)
+    boxed = boxes(reply)
+    marks = [match for match in _MARK.finditer(reply) if not boxed or _announces(reply, match)]
+    mark = marks[-1] if marks else None
+    if boxed and (mark is None or boxed[-1][1] > mark.start()):
+        return Found(joined(reply, boxed), True, True)
+    for mark in reversed(marks[-3:]):
+        if said := _after(reply, mark.end()):
+            return Found(said, True)
+    return Found("", True) if mark is not None and _DECIDES.match(mark[0]) else None
+
+
+def _announces(reply: str, mark: re.Match[str]) -> bool:
+    """Tell whether a mark behind a box announces another answer: "so our answer is correct" does not."""
+    return bool(_DECIDES.match(mark[0]) or _STARTS.match(reply, mark.end()))
+
+
+def _spoken(reply: str) -> str:
+    """Leave out the reasoning before the last </think>, where something follows it."""
+    reply = _BLANKS.sub("\n", _BLANK.sub(" ", reply[-_LONGEST:]))
+    _, tag, rest = reply.rpartition("</think>")
+    return rest if tag and rest.strip() else reply
+
+
+def boxes(text: str) -> list[tuple[int, int, str]]:
+    """List the outermost \\boxed{} that close, as start, end and content, counting braces in one pass."""
+    opened: list[tuple[int, int]] = []  # of each open brace: where its box starts and its content, -1 for a brace
+    found: list[tuple[int, int, str]] = []
+    for match in _BRACES.finditer(text):
+        if match[0] == "}":
+            start, inner = opened.pop() if opened else (-1, -1)
+            if start >= 0:
+                while found and found[-1][0] > start:
+                    found.pop()
+                found.append((start, match.end(), text[inner : match.start()]))
+        elif match[0].endswith("{") and match[0] != "\\{":
+            opened.append((match.start(), match.end()) if len(match[0]) > 1 else (-1, -1))
+    return found
+
+
+def joined(reply: str, found: list[tuple[int, int, str]], *, adjacent: bool = False) -> str:
+    """Give the content of the last box; boxes joined by a comma or by "and" are one list. A gold's may just stand together."""
+    items, words = [found[-1][2].strip()], []
+    if inner := boxes(items[0]):
+        items[0] = joined(items[0], inner)
+    for (_, end, content), (start, _, _) in zip(found[-2::-1], found[:0:-1], strict=True):
+        joint = _JOINT.fullmatch(reply, end, start) if start - end <= _GAP else None
+        if joint is None and not (adjacent and not reply[end:start].strip(" $")):
+            break
+        words.append("or" if joint and joint[1] == "or" else ",")
+        items.append(content.strip())
+    percent = _BEHIND.match(reply, found[-1][1])
+    text = items[-1]
+    for item, word in zip(items[-2::-1], reversed(words), strict=True):
+        text += f" {word} {item}"
+    return text + "\\%" if percent and not text.endswith("%") else text
+
+
+def _after(reply: str, at: int) -> str:
+    """Give the marked answer that starts here: a formula, or the rest of the line up to its first full stop."""
+    rest = reply[at : at + _TAIL]
+    shown = _DISPLAY.match(rest)
+    if shown and not _JOINED.match(rest, shown.end()):
+        text = next(group for group in shown.groups() if group is not None).strip()
+        percent = re.match(r"\s*(\\?%|percent\b)", rest[shown.end() :])
+        return text + "\\%" if percent else text
+    line = rest.lstrip().partition("\n")[0] if rest.strip() else ""
+    if line.startswith("\\begin") or line.strip() in ("\\[", "$$"):
+        return rest.strip()
+    line = line.partition("</answer>")[0]
+    return re.split(r"(?<![A-Z\d])(?<!\b[ap])\.\s|(?<=\d)\.\s(?=[A-Z])|。", line, maxsplit=1)[0].strip()
+
+
+def prose(text: str) -> bool:
+    """Tell whether a text is sentences rather than an answer."""
+    text = text.strip()
+    return len(text) > _ONE or ("\n" in text and "\\begin" not in text) or bool(_WORDY.search(_TEXT.sub(" ", text)))
+
+
+def closing(reply: str) -> str:
+    """Give the last statement of a reply without a marked answer: its last line that says something."""
+    lines = [line.strip() for line in _spoken(reply)[-_TAIL:].splitlines() if any(c.isalnum() for c in line)]
+    return lines[-1][-600:] if lines else ""
+
+
+def formula(text: str) -> str | None:
+    """Give the last formula or number of prose, whichever comes later. A lone letter or f(x) is a name, no answer."""
+    text = _without_rounding(text.strip()[-_TAIL:])
+    shown = [match for match in _DISPLAY.finditer(text) if _answers(next(g for g in match.groups() if g is not None))]
+    number = last_number(text)
+    last = shown[-1] if shown else None
+    bold = None
+    if last is not None and (number is None or number[1] <= last.end()):
+        content = next(group for group in last.groups() if group is not None).strip()
+        before = shown[-2] if len(shown) > 1 else None
+        if before is not None and _joins(text, before.end(), last.start()):
+            content = next(g for g in before.groups() if g is not None).strip() + " or " + content
+        return content
+    return bold or (number[0] if number else None)
+
+
+def _answers(content: str) -> bool:
+    content = content.strip()
+    return (
+        len(content) > 1
+        and not re.fullmatch(r"[A-Za-z](?:_\w)?\s?\([A-Za-z, ]*\)|\\?[A-Za-z]+", content)
+        and not _WORDY.search(re.sub(r"\\text\s*\{[^{}]*\}|\b(?:and|or)\b", " ", content))
+    )
+
+
+def _without_rounding(text: str) -> str:
+    """Drop a rounded form that follows an exact one: "2/7, which is approximately 0.29"."""
+    match = _APPROXIMATELY.search(text)
+    before = text[: match.start()] if match else ""
+    exact = match is not None and match[0].lstrip(" ,(").lower().startswith(("which", "or", "that", "≈", "\\approx"))
+    return before if exact and last_number(before) else text
+
+
+def last_number(text: str) -> tuple[str, int] | None:
+    """Give the last number of prose and its end; "" where it is part of a calculation, denied, or one of several."""
+    text = plain(text.replace("**", "  "))
+    found = list(_NUMBER.finditer(text))
+    while found and found[-1][0].startswith("\\") and not any(c.isdigit() for c in found[-1][0]):
+        found.pop()
+    if not found:
+        return None
+    last = found[-1]
+    if len(found) > 1 and re.fullmatch(r" ?/ ?", text[found[-2].end() : last.start()]):
+        found.pop()
+        last = found[-1]
+    if len(found) > 1 and re.fullmatch(r" ?", text[found[-2].end() : last.start()]) and "frac" in last[0]:
+        last = found[-2]
+    tail = _TAIL_OF_NUMBER.match(text, last.end())
+    end = tail.end() if tail else last.end()
+    number = text[last.start() : end]
+    before, after = text[max(0, last.start() - 60) : last.start()], text[end : end + 40]
+    spoiled = _SPOILS_BEFORE.search(before) or _SPOILS_AFTER.match(after)
+    if spoiled or _CHANGES.match(after) or _several(text, found):
+        return "", end
+    return number.strip(), end
+
+
+def _several(text: str, found: list[re.Match[str]]) -> bool:
+    """Tell whether the last number closes an enumeration of different numbers."""
+    items = _enumeration(text, found)
+    return len({re.sub(r"\s|,", "", item) for item in items}) > 1
+
+
+def _joins(text: str, end: int, start: int) -> bool:
+    return start - end <= _GAP and _JOINED.fullmatch(text, end, start) is not None
+
+
+def _enumeration(text: str, found: list[re.Match[str]]) -> list[str]:
+    items = [found[-1][0]]
+    for earlier, later in zip(found[-2::-1], found[:0:-1], strict=True):
+        if not _joins(text, earlier.end(), later.start()):
+            break
+        items.append(earlier[0])
+    return items[::-1]
+
+
+def run(text: str) -> str:
+    """Give the last formula of prose that stands there without dollars: "it is 2\\sqrt{3} cm" holds 2\\sqrt{3}."""
+    found = [match[0].strip(" .,=") for match in _RUN.finditer(plain(text.strip()[-_TAIL:]))]
+    found = [one for one in found if any(c.isdigit() for c in one) or "\\pi" in one]
+    return found[-1].rpartition("=")[2].strip() if found else ""
+
+
+def choice(text: str) -> str | None:
+    """Give the last choice in parentheses or behind "option"; "" where it is one of several, None where there is none."""
+    found = list(_CHOICE.finditer(text))
+    if not found:
+        return None
+    last = found[-1]
+    if len(found) > 1 and _joins(text, found[-2].end(), last.start()) and found[-2][0] != last[0]:
+        return ""
+    return last[1] or last[2]
+
+
+def series(text: str) -> str | None:
+    """Give the enumeration of numbers that ends a prose text: "x = 3, x = 5, and x = 7" is 3, 5, 7."""
+    text = plain(text.strip()[-_TAIL:])
+    found = list(_NUMBER.finditer(text))
+    items = _enumeration(text, found) if found else []
+    return ", ".join(items) if len(items) > 1 else None

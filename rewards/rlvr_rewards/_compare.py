@@ -1,0 +1,397 @@
+"""Decide whether an answer is the gold: exactly where a rule can, else by a function that knows computer algebra.
+
+The policy on what counts as an answer lives here. A gold that is a number wants a literal number. A gold that is an
+expression takes an equal one, but not an unevaluated one: no operator that the gold does without, not much longer than
+the gold, and not a different form that stands in the task itself. Several answers are right only where the gold is several.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rlvr_rewards import _algebra
+from rlvr_rewards._notation import key, tidy
+from rlvr_rewards._shapes import Shape, atoms, region, shape, sides
+from rlvr_rewards._values import agree, number
+
+__all__ = ["Equal", "GoldError", "check", "is_name", "same"]
+
+Equal = Callable[[str, str], "bool | None"]  # (said, gold), both tidied; None where it cannot tell
+
+_FAMILIES = {
+    name: family
+    for family, members in {
+        "integral": "int iint iiint oint", "sum": "sum", "product": "prod", "limit": "lim limsup liminf",
+        "choice": "binom choose", "logarithm": "log ln lg", "trigonometry": "sin cos tan cot sec csc",
+        "angle": "arcsin arccos arctan arccot sin^{-1} cos^{-1} tan^{-1}", "hyperbolic": "sinh cosh tanh coth",
+        "rounding": "lfloor lceil floor ceil", "extreme": "max min sup inf", "divisor": "gcd lcm",
+        "remainder": "bmod mod pmod", "determinant": "det", "derivative": "partial nabla", "dots": "dots ldots cdots",
+        "factorial": "!", "absolute": "|", "repetition": "overline", "part": "Re Im arg", "probability": "Pr",
+    }.items()
+    for name in members.split()
+}  # fmt: skip
+_OPERATORS = re.compile(r"\\?([A-Za-z]+)|([!|])|\.\.\.")
+_COUNTED = re.compile(r"\\(?:frac|sqrt|cdot|times|div)|[-+*/^]")
+_FORMS = {
+    "derivative": re.compile(r"\\frac ?\{ ?d\b"),
+    "tower": re.compile(r"\^ ?(?:\{[^{}]*|\w)\^"),
+    "long power": re.compile(r"(?:\^|\*\*) ?\{? ?[-+]?\d{4,}"),
+    "double power": re.compile(r"\*\*[^*]*\*\*"),
+}
+_RELATION = re.compile(
+    r"(?<![<>!])=|\\(?:le|ge|ne|in|notin|approx|equiv|sim|to|rightarrow|Rightarrow|mid)(?![A-Za-z])|[<>]"
+)
+_INEQUALITY = re.compile(r"\\(?:le|ge|ne|notin)(?![A-Za-z])|[<>]")
+_SIGN = r"(?:=|<|>|\\(?:le|ge|ne)(?![A-Za-z]))"
+_SOLVED = re.compile(rf"^[A-Za-z](?:_?\d)? ?{_SIGN}|{_SIGN} ?[A-Za-z](?:_?\d)? ?(?:{_SIGN}|$)")
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}(?![A-Za-z])")
+_MATH_WORDS = frozenset(
+    "sin cos tan cot sec csc log ln exp sqrt arcsin arccos arctan sinh cosh tanh mod gcd lcm max min det".split()
+)
+_CHOICE = re.compile(
+    r"(?:(?:option|choice|answer)\s+)?(?:\(\s*([A-Z])\s*\)|([A-Z])(?=[).:]|\s|$)[).:]?)\s*(.*)", re.IGNORECASE
+)
+_LABEL = re.compile(r"(?:\( ?[A-J] ?\)|[A-J][.)](?= ))\s*(?=\S)")
+_COPULA = re.compile(r"^.*\b(?:is|are|was|were|be|equals|called|on|at|:)\s+(?:an?\s+|the\s+)?", re.IGNORECASE)
+_ASIDE = re.compile(r"(?<=\d) *\((?![^()]*\b(?:not|or|no|wrong|mod)\b)[A-Za-z][A-Za-z ,.-]{3,}\)$")  # 19 (nineteen)
+_NONE = "no solution"
+_SYNONYMS = {
+    "no solutions": _NONE, "no real solution": _NONE, "no real solutions": _NONE, "none": _NONE, "emptyset": _NONE,
+    "there is no solution": _NONE, "there are no solutions": _NONE, "empty set": _NONE, "no real roots": _NONE,
+    "does not exist": "undefined", "dne": "undefined", "all reals": "all real numbers", "mathbb r": "all real numbers",
+    "true": "yes", "false": "no", "infinitely many solutions": "infinitely many", "infinity": "infinitely many",
+}  # fmt: skip
+
+
+class GoldError(Exception):
+    """The gold is no mathematics that can be parsed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """What stays the same while the parts of one answer are compared."""
+
+    equal: Equal
+    percent_asked: bool
+    posed: str
+
+
+def same(said: str, gold: str, *, equal: Equal, percent_asked: bool = False, posed: str = "") -> bool | None:
+    """Tell whether an answer is the gold; None where `equal` could not tell.
+
+    `posed` is the task's tidied text; `percent_asked` says that it asks for a percentage. Errors: GoldError from `equal`.
+    """
+    case = _Case(equal, percent_asked, posed)
+    ours, theirs = tidy(said), tidy(gold)
+    if not ours or not theirs:
+        return False
+    if key(ours) == key(theirs):
+        return True
+    result = _compared(shape(ours), shape(theirs), case)
+    if result is False and (label := _LABEL.match(ours)):  # "(C) 12": the letter says which choice 12 is
+        result = _compared(shape(ours[label.end() :]), shape(theirs), case)
+    return result
+
+
+def check(gold: str, *, equal: Equal) -> bool:
+    """Tell whether all parts of a gold can be parsed and equal themselves, without any short cut."""
+    return all(equal(text, text) is True for text in atoms(shape(tidy(gold))) if not _exact_kind(text))
+
+
+def _exact_kind(gold: str) -> bool:
+    """Tell whether a gold is a number, a choice or words, which never need computer algebra."""
+    return number(gold) is not None or _choice(gold) is not None or _is_words(gold)
+
+
+def _compared(said: Shape, gold: Shape, case: _Case) -> bool | None:
+    if said.name and gold.name and said.name != gold.name and gold.kind == said.kind == "atom":
+        return _atom(said.text, gold.text, case) if "=" in gold.text and _letters(sides(gold.text)[1]) else False
+    if gold.kind == "atom" and said.kind == "atom" and not _to_region(gold, said):
+        return _atom(said.text, gold.text, case)
+    if gold.kind in ("list", "set"):
+        return _compared_lists(said, gold, case)
+    if said.kind == "list" and gold.kind in ("atom", "matrix", "union", "tuple"):
+        distinct = _distinct(said.items, case)
+        if len(distinct) == 1:
+            return _compared(distinct[0], gold, case)
+        if gold.kind == "atom" and (value := number(said.text, comma=True)) and "," in said.text:
+            wanted = number(sides(gold.text)[1])
+            return wanted is not None and wanted.exact.denominator != 1 and agree(value, wanted)
+    if gold.kind == "matrix" or said.kind == "matrix":
+        return _compared_matrices(said, gold, case)
+    said, gold = region(said), region(gold)
+    if gold.kind == "union" and said.kind == "union":
+        return _matched(said.items, gold.items, case)
+    if gold.kind == "tuple" and said.kind in ("tuple", "list"):
+        if said.kind == "tuple" and said.ends != gold.ends and (len(gold.items) == 2 or "|" in said.ends):
+            return False
+        return _in_order(said.items, gold.items, case) if said.ends != "any" else False
+    if gold.kind == "tuple" and said.kind == "set" or gold.kind == "union":
+        return False if said.kind != "atom" else _undecided_relation(said, gold, case)
+    if gold.kind == "atom" and said.kind in ("tuple", "union") and _INEQUALITY.search(gold.text):
+        return case.equal(said.text, gold.text)
+    return False
+
+
+def _to_region(gold: Shape, said: Shape) -> bool:
+    """Tell whether either side of two atoms is an inequality or the real line."""
+    return region(gold) is not gold and region(said) is not said
+
+
+def _undecided_relation(said: Shape, gold: Shape, case: _Case) -> bool | None:
+    return case.equal(said.text, gold.text) if _INEQUALITY.search(said.text) else False
+
+
+def _compared_lists(said: Shape, gold: Shape, case: _Case) -> bool | None:
+    items = gold.items
+    if said.kind in ("list", "set"):
+        given = said.items
+    elif said.kind in ("atom", "tuple", "matrix", "union") and len(items) == 1:
+        given = (said,)
+    elif said.kind == "tuple" and _assigned(items):
+        given = said.items
+    else:
+        whole = region(gold)
+        return _compared(said, whole, case) if whole.kind == "union" else False
+    if not given and not items:
+        return True
+    if _assigned(items) and not all(one.name for one in given):
+        return _in_order(given, items, case)
+    result = _matched(given, items, case)
+    if result is not False or len(given) <= len(items):
+        return result
+    return _matched(_distinct(given, case), items, case)
+
+
+def _assigned(items: Sequence[Shape]) -> bool:
+    """Tell whether each item has a name of its own: p = 5, q = 2."""
+    named = [item.name for item in items]
+    return len(named) > 1 and all(named) and len(set(named)) == len(named)
+
+
+def _compared_matrices(said: Shape, gold: Shape, case: _Case) -> bool | None:
+    if said.kind == gold.kind == "matrix":
+        if said.ends != gold.ends or [len(r.items) for r in said.items] != [len(r.items) for r in gold.items]:
+            return False
+        cells = [[cell for row in one.items for cell in row.items] for one in (said, gold)]
+        return _in_order(cells[0], cells[1], case)
+    matrix, other = (gold, said) if gold.kind == "matrix" else (said, gold)
+    if other.kind != "tuple" or matrix.ends:
+        return False
+    flat = tuple(cell for row in matrix.items for cell in row.items)
+    if len(matrix.items) != 1 and len(flat) != len(matrix.items):
+        return False
+    pair = (other.items, flat) if matrix is gold else (flat, other.items)
+    return _in_order(*pair, case)
+
+
+def _in_order(said: Sequence[Shape], gold: Sequence[Shape], case: _Case) -> bool | None:
+    if len(said) != len(gold):
+        return False
+    unknown = False
+    for ours, theirs in zip(said, gold, strict=True):
+        result = _compared(ours, theirs, case)
+        if result is False:
+            return False
+        unknown = unknown or result is None
+    return None if unknown else True
+
+
+def _matched(said: Sequence[Shape], gold: Sequence[Shape], case: _Case) -> bool | None:
+    """Compare as multisets. Equality is transitive, so the first match is as good as any."""
+    if len(said) != len(gold):
+        return False
+    left, unknown = list(said), False
+    for theirs in gold:
+        found, maybe = None, False
+        for ours in left:
+            result = _compared(ours, theirs, case)
+            if result:
+                found = ours
+                break
+            maybe = maybe or result is None
+        if found is not None:
+            left.remove(found)
+        elif maybe:
+            unknown = True
+        else:
+            return False
+    return None if unknown else True
+
+
+def _distinct(items: Sequence[Shape], case: _Case) -> list[Shape]:
+    """Drop items that repeat an earlier one, as far as exact rules see it."""
+    exact = _Case(lambda said, gold: None, case.percent_asked, "")
+    kept: list[Shape] = []
+    for one in items:
+        if not any(one.text and _compared(one, other, exact) for other in kept):
+            kept.append(one)
+    return kept
+
+
+def _atom(said: str, gold: str, case: _Case) -> bool | None:
+    meant = sides(gold)[1]
+    wanted = number(meant)
+    said = _ASIDE.sub("", said)
+    if wanted is not None:
+        given = number(_last_side(said, decimal="." in meant), comma=wanted.exact.denominator != 1)
+        if given is None or (given.ratio and key(said) != key(meant) and _posed(said, case)):
+            return False
+        return agree(given, wanted, percent_asked=case.percent_asked)
+    if (choice := _choice(meant)) is not None:
+        return _chosen(said, *choice)
+    if _is_words(meant):
+        forms = {_words(said), _words(_COPULA.sub("", said))}
+        return _words(meant) in forms
+    if _RELATION.search(meant) or (_RELATION.search(gold) and _is_equation(said)):
+        return _relation(said, gold, case)
+    if _INEQUALITY.search(said):
+        return False
+    return _expression(_last_side(said), meant, case)
+
+
+def _is_equation(text: str) -> bool:
+    return "=" in text and not sides(text)[0]
+
+
+def _last_side(text: str, *, decimal: bool = False) -> str:
+    """Give what a chain of equations ends in, before it is rounded; a gold decimal is compared with the rounded end."""
+    exact, approximately, rounded = text.partition("\\approx")
+    text = (
+        exact
+        if exact.strip() and not (decimal and approximately and number(exact.split("=")[-1].strip()) is None)
+        else rounded
+    )
+    parts = [part.strip() for part in re.split(r"(?<![<>!\\])=", text) if part.strip()]
+    if not parts:
+        return ""
+    if len(parts) == 2 and re.fullmatch(r"[A-Za-z]", parts[1]) and number(parts[0]) is not None:
+        return parts[0]
+    return parts[-1]
+
+
+def is_name(gold: str) -> bool:
+    """Tell whether a gold is words or a choice."""
+    return number(gold) is None and (_choice(gold) is not None or _is_words(gold))
+
+
+def _choice(gold: str) -> tuple[str, str] | None:
+    """Read a gold that is a letter of a multiple choice, with the text of the choice if it is there."""
+    match = _CHOICE.fullmatch(gold)
+    if match is None or not (match[1] or match[2]).isupper():
+        return None
+    letter, rest = match[1] or match[2], match[3].strip()
+    if rest and not match[1] and not _is_words(rest):
+        return None
+    return letter, rest
+
+
+def _chosen(said: str, letter: str, rest: str) -> bool:
+    match = _CHOICE.fullmatch(said)
+    if match is not None and (match[1] or (match[2].isupper() and (not match[3] or not match[3][0].islower()))):
+        return (match[1] or match[2]).upper() == letter
+    reasoned = re.match(r"\(?([A-Z])\)?,? (?:because|since|as)\b", said)
+    if reasoned:
+        return reasoned[1] == letter
+    return bool(rest) and _words(said) == _words(rest)
+
+
+def _is_words(text: str) -> bool:
+    words = re.findall(r"[A-Za-z]+", text)
+    if not re.fullmatch(r"\\?[A-Za-z][A-Za-z '.:\d-]*", text) or not any(len(w) >= 3 for w in words):
+        return bool(re.fullmatch(r"\d{1,2}:\d\d ?[ap]\.? ?m\.?.*", text, re.IGNORECASE)) or text.lower() in (
+            "no",
+            "yes",
+        )
+    return not _MATH_WORDS & set(words) and (not text.startswith("\\") or text == "\\emptyset")
+
+
+def _words(text: str) -> str:
+    plain = " ".join(re.sub(r"[^\w: ]|_", " " if "." not in text else "", text.casefold()).split())
+    plain = re.sub(r"^(?:an?|the) ", "", plain)
+    return _SYNONYMS.get(plain, plain)
+
+
+def _relation(said: str, gold: str, case: _Case) -> bool | None:
+    """Compare equations and inequalities. Where the gold is solved for its only letter, the answer must be as well."""
+    if not _RELATION.search(said):
+        return False
+    solved, letters = _SOLVED.search(gold), _letters(gold)
+    if solved and len(letters) == 1 and not _SOLVED.search(said):
+        return False
+    if _restates(said, gold, case):
+        return False
+    ours, theirs = said.split("="), gold.split("=")
+    if len(ours) == len(theirs) == 2 and not _INEQUALITY.search(said + gold):
+        multiples = _algebra.multiples((ours[0], ours[1]), (theirs[0], theirs[1]))
+        if multiples is not None:
+            return multiples
+    return case.equal(said, gold)
+
+
+def _letters(text: str) -> set[str]:
+    return set(re.findall(r"(?<![\\A-Za-z])[A-Za-z](?![A-Za-z])", text)) - {"e", "i"}
+
+
+def _expression(said: str, gold: str, case: _Case) -> bool | None:
+    if key(said) == key(gold):
+        return True
+    if not said or any(word not in _MATH_WORDS for word in _WORD.findall(said)) and not _WORD.findall(gold):
+        said = _without_unit(said)
+        if not said or any(word not in _MATH_WORDS for word in _WORD.findall(said)):
+            return False
+    gold = _without_unit(gold)
+    if _rounds_to(said, gold):
+        return True
+    if _restates(said, gold, case):
+        return False
+    verdict = _algebra.verdict(said, gold)
+    return case.equal(said, gold) if verdict is None else verdict
+
+
+def _without_unit(text: str) -> str:
+    """Drop words behind an expression: 12\\sqrt{13} feet."""
+    return re.sub(r"(?<=[\d})\w])(?: +[A-Za-z]{2,}\.?(?:\^\{?\d\}?)?){1,4}$", "", text).strip()
+
+
+def _rounds_to(said: str, gold: str) -> bool:
+    """Tell whether a long decimal is a real constant rounded."""
+    value = number(said)
+    if value is None or value.digits < 6 or value.decimals < 4:
+        return False
+    try:
+        exact = _algebra.real_value(_algebra.tree(gold))
+    except _algebra.UnknownForm:
+        return False
+    if exact is None or value.digits > 15:
+        return False
+    return abs(exact - float(value.size)) * 10**value.decimals <= 0.5000001
+
+
+def _restates(said: str, gold: str, case: _Case) -> bool:
+    """Tell whether an answer leaves work undone: operators that the gold does without, great length, the task's own words."""
+    if _operators(said) - _operators(gold):
+        return True
+    if len(_COUNTED.findall(said)) > 3 * len(_COUNTED.findall(gold)) + 12:
+        return True
+    return _posed(said, case)
+
+
+def _posed(said: str, case: _Case) -> bool:
+    """Tell whether the task's text holds a calculation as it was answered, not within a longer one."""
+    ours = key(said)
+    if not case.posed or not _COUNTED.search(ours[1:]):
+        return False
+    spelled = " ?".join(r"[{}]?" if c in "{}" else re.escape(c) for c in ours)
+    return re.search(rf"(?<![-+*/^.)}}\w\\])(?<![-+*/^] ){spelled}(?![\w^(])(?! ?[-+*/^])", case.posed) is not None
+
+
+def _operators(text: str) -> set[str]:
+    found = {name for name, pattern in _FORMS.items() if pattern.search(text)}
+    for match in _OPERATORS.finditer(text):
+        name = match[1] or match[2] or "dots"
+        if name in _FAMILIES:
+            found.add(_FAMILIES[name])
+    return found
