@@ -8,6 +8,7 @@ import json
 import os
 import select
 import shlex
+import signal
 import struct
 import subprocess
 import sys
@@ -45,6 +46,7 @@ _BOOT = (
     "module.main(order['settings'])\n"
 )
 _START_S = 60.0
+_MUCH_MEMORY = 8  # the share of its limit from which a program may be killed for its memory
 _GRACE_S = 15.0  # beyond a jail's own time, until the server counts as lost
 _ENVIRONMENT = {
     "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1",
@@ -140,7 +142,7 @@ class Server:
         self._channel.clear()
         command = json.dumps({"limits": dict(limits), "captures": captures, "preload": list(preload)}).encode()
         self._send(b"J", len(command).to_bytes(4, "big") + command + stdin)
-        jail = Jail(self, wall_s=float(limits["wall_s"]))
+        jail = Jail(self, limits)
         try:
             jail.expect_ready()
             yield jail
@@ -193,9 +195,9 @@ class Server:
 class Jail:
     """Talk with one program. It is not trusted: messages are bounded, and every wait has an end."""
 
-    def __init__(self, server: Server, *, wall_s: float) -> None:
-        self._server = server
-        self._lost_at = time.monotonic() + wall_s + _GRACE_S
+    def __init__(self, server: Server, limits: Mapping[str, int | float]) -> None:
+        self._server, self._limits = server, limits
+        self._lost_at = time.monotonic() + limits["wall_s"] + _GRACE_S
         self.status: dict[str, Any] | None = None  # how it ended
         self.output = b""
 
@@ -254,13 +256,19 @@ class Jail:
             self._hear(self._lost_at)
 
     def how(self) -> str:
-        """Say how the program ended."""
+        """Say how the program ended. Errors: ServerLost where somebody else ended it."""
         status = self.status or {}
         if "failed" in status:
             raise ServerLost(f"a jail cannot be made: {status['failed']}")
         if status.get("reason"):
             return {"time": "the time is over", "disk": "it wrote too much to disk"}[status["reason"]]
         code = status.get("ended", 0)
+        if code == -signal.SIGKILL:
+            if status["cpu_s"] >= self._limits["cpu_s"] - 0.5:
+                return "the time is over"
+            # No jailed program can do this to itself; the kernel does it to one that takes much memory.
+            if self._server.level != "unsandboxed" and status["memory_mb"] < self._limits["memory_mb"] / _MUCH_MEMORY:
+                raise ServerLost("somebody else killed the program")
         return "" if code == 0 else f"signal {-code} ended it" if code < 0 else f"it exited with status {code}"
 
     def _hear(self, deadline: float) -> bool:

@@ -31,7 +31,7 @@ _REFUSED = {
     "process_madvise": (440, 440), "process_mrelease": (448, 448), "sched_setaffinity": (203, 122),
     "sched_setattr": (314, 274), "sched_setscheduler": (144, 119), "sched_setparam": (142, 118),
     "setpriority": (141, 140), "ioprio_set": (251, 30), "move_pages": (279, 239), "migrate_pages": (256, 238),
-    "get_robust_list": (274, 100),
+    "get_robust_list": (274, 100), "timer_create": (222, 107),
     # namespaces, mounts, rights
     "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51), "fsopen": (430, 430),
     "fsconfig": (431, 431), "fsmount": (432, 432), "fspick": (433, 433), "move_mount": (429, 429),
@@ -70,7 +70,10 @@ _REFUSED_ON_HOST = {
 }  # fmt: skip
 _CLONE, _CLONE3, _SOCKETPAIR, _SENDTO = (56, 220), (435, 435), (53, 199), (44, 206)
 _PRCTL, _PRLIMIT, _FCNTL, _IOCTL = (157, 167), (302, 261), (72, 25), (16, 29)
-_SIGNALS = ((62, 129), (234, 131), (129, 138), (297, 240))  # kill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo
+# kill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo, and which argument says the signal
+_SIGNALS = ((62, 129, 1), (234, 131, 2), (129, 138, 1), (297, 240, 2))
+_SETRLIMIT = (160, 164)
+_SIGKILL, _RLIMIT_CPU = 9, 0
 _CLONE_THREAD, _CLONE_NEW = 0x10000, 0x7E020080
 _AF_UNIX = 1
 _PRCTLS = (1, 4, _PR_SET_SECCOMP, 35, 36, 0x59616D61)  # death signal, dumpable, filter, memory map, subreaper, tracer
@@ -97,9 +100,14 @@ def program(*, on_host: bool, pid: int, arch: str = "") -> bytes:
     code += [(_EQ, 0, 1, _CLONE3[column]), (_RETURN, 0, 0, _ERRNO | errno.ENOSYS)]  # the C library falls back to clone
     code += _when(_CLONE[column], 0, [(_SET, 1, 0, _CLONE_THREAD), (_RETURN, 0, 0, refuse), *_deny_bits(_CLONE_NEW)])
     code += _when(_SOCKETPAIR[column], 0, [(_EQ, 1, 0, _AF_UNIX), (_RETURN, 0, 0, refuse)])
-    for numbers in _SIGNALS:
-        code += _when(numbers[column], 0, [(_EQ, 1, 0, pid), (_RETURN, 0, 0, refuse)])
-    code += _when(_PRLIMIT[column], 0, [(_EQ, 2, 0, 0), (_EQ, 1, 0, pid), (_RETURN, 0, 0, refuse)])
+    deny = (_RETURN, 0, 0, refuse)
+    # A program that dies of SIGKILL was killed by somebody else, so none may kill itself that way.
+    for *numbers, signal in _SIGNALS:
+        own = [(_EQ, 1, 0, pid), deny, (_LOAD, 0, 0, _ARG + 8 * signal), (_EQ, 0, 1, _SIGKILL), deny]
+        code += _when(numbers[column], 0, own)
+    code += _when(_SETRLIMIT[column], 0, [(_EQ, 0, 1, _RLIMIT_CPU), deny])
+    own = [(_EQ, 2, 0, 0), (_EQ, 1, 0, pid), deny, (_LOAD, 0, 0, _ARG + 8), (_EQ, 0, 1, _RLIMIT_CPU), deny]
+    code += _when(_PRLIMIT[column], 0, own)
     for numbers, index, values in ((_PRCTL, 0, _PRCTLS), (_FCNTL, 1, _FCNTLS), (_IOCTL, 1, _IOCTLS)):
         code += _when(numbers[column], index, [i for v in values for i in ((_EQ, 0, 1, v), (_RETURN, 0, 0, refuse))])
     nonzero = [(_EQ, 1, 0, 0), (_RETURN, 0, 0, refuse)]  # an address: datagrams of a pair could go elsewhere
