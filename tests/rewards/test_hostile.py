@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,17 @@ NAMES = {program.name: program for program in ALL}
 QUICK = (
     "os_exit", "right_once_then_exit", "int_eq", "mock_any", "isinstance_true", "math_fabs", "frames",
     "proc_self_mem", "eq_learns_from_the_other_side", "forged_then_exit", "malicious_pickle", "all_answers",
-    "busy_loop_in_call", "daemon", "list_growth", "deep_directories", "cyclic_list", "gigabyte_result",
+    "busy_loop_in_call", "daemon", "bytearray", "deep_directories", "cyclic_list", "huge_int",
     "parentheses", "kill_all", "ptrace_parent", "unshare_user", "tcp_loopback", "parent_environ", "home_file",
     "canary_in_cwd", "kept_file", "handle_says_yes", "raises_system_exit",
 )  # fmt: skip
+QUICK_HONEST = (
+    "fenced_with_prose", "usage_in_a_second_fence", "latin1_cookie", "exits_under_its_guard", "class_solution",
+    "named_tuple", "float_rounding", "big_ints", "recursion_with_a_limit", "threads", "file_in_its_directory",
+    "stdio_plain", "stdio_sys_exit", "stdio_open_0", "stdio_buffer", "assert_generator", "assert_raises",
+    "assert_mutated_argument", "assert_handles", "assert_methods", "check_style",
+)  # fmt: skip
+AT_ONCE = 4
 PROMPT = 3.0  # seconds beyond its own limit within which a program is decided, on a loaded machine
 ADD = "def f(x):\n    return x + 3"
 _GRADE = """
@@ -61,16 +69,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 @pytest.fixture(scope="module", params=LEVELS)
-def code(request: pytest.FixtureRequest, world: World) -> Code:
+def code(request: pytest.FixtureRequest, world: World) -> Iterator[Code]:
     """Give the reward at one isolation level, where the machine has it."""
     try:
-        made = Code(isolation=request.param)
+        made = Code(isolation=request.param, processes=AT_ONCE)
         grade = grade_of(made, ADD, TRUTHS["call"])
     except (RlvrError, ValueError) as error:
         pytest.skip(f"{request.param}: {error}")
     assert isinstance(grade, Grade), grade
     assert grade.verdict is Verdict.CORRECT, grade
-    return made
+    yield made
+    made.close()
 
 
 def grade_of(code: Code, reply: str, truth: Any) -> Grade | Ungraded:
@@ -78,8 +87,8 @@ def grade_of(code: Code, reply: str, truth: Any) -> Grade | Ungraded:
     return code.grade(posed, rollout(reply, of=posed))
 
 
-def complaints(code: Code, world: World, program: Program, truth: str) -> list[str]:
-    """Say what grading one program against one truth did wrong."""
+def verdict_on(code: Code, world: World, program: Program, truth: str, *, prompt_s: float = PROMPT) -> list[str]:
+    """Say what is wrong with the grade that one program gets against one truth."""
     meant = truth_of(program, truth)
     for source in program.before:
         grade_of(code, world.fill(source), meant)
@@ -91,17 +100,30 @@ def complaints(code: Code, world: World, program: Program, truth: str) -> list[s
         found.append(f"left ungraded: {grade.reason}")
     elif grade.verdict is not Verdict.WRONG or grade.score != 0.0:
         found.append(f"judged {grade.verdict} with {grade.score}, though {program.why}")
-    if seconds > program.timeout_s + PROMPT:
+    if seconds > program.timeout_s + prompt_s:
         found.append(f"decided after {seconds:.1f} s, the limit being {program.timeout_s} s")
     if world.secret in repr(grade):
         found.append("the grade holds the secret")
+    honest = grade_of(code, ADD, {**TRUTHS["call"], "timeout_s": 10.0})
+    if not isinstance(honest, Grade) or honest.verdict is not Verdict.CORRECT:
+        found.append(f"an honest program after it got {honest}")
+    return [f"{program.name} [{truth}]: {line}" for line in found]
+
+
+def complaints(code: Code, world: World, program: Program, truth: str) -> list[str]:
+    """Say what grading one program against one truth did wrong, harm included."""
+    found = verdict_on(code, world, program, truth)
     harm = world.harm()
     if harm:
         world.mend()
-    honest = grade_of(code, ADD, TRUTHS["call"])
-    if not isinstance(honest, Grade) or honest.verdict is not Verdict.CORRECT:
-        found.append(f"an honest program after it got {honest}")
-    return [f"{program.name} [{truth}]: {line}" for line in found + harm]
+    return found + [f"{program.name} [{truth}]: {line}" for line in harm]
+
+
+def unpaid(code: Code, honest: Honest) -> list[str]:
+    """Say why an honest program was not paid in full."""
+    grade = grade_of(code, honest.reply, honest.truth)
+    paid = isinstance(grade, Grade) and (grade.verdict, grade.score) == (Verdict.CORRECT, 1.0)
+    return [] if paid else [f"{honest.name}: {grade.why if isinstance(grade, Grade) else grade.reason}"]
 
 
 @pytest.mark.parametrize("name", QUICK)
@@ -111,31 +133,34 @@ def test_hostile_programs_of_each_class_earn_and_harm_nothing(code: Code, world:
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("program", [p for p in ALL if p.name not in QUICK], ids=lambda p: f"{p.kind}-{p.name}")
-def test_every_hostile_program_earns_and_harms_nothing(code: Code, world: World, program: Program) -> None:
-    assert complaints(code, world, program, program.truths[0]) == []
+@pytest.mark.parametrize("kind", CLASSES)
+def test_a_whole_class_at_once_earns_and_harms_nothing(code: Code, world: World, kind: str) -> None:
+    chosen = [program for program in ALL if program.kind == kind]
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        judged = threads.map(lambda p: verdict_on(code, world, p, p.truths[0], prompt_s=2 * AT_ONCE), chosen)
+        found = [line for lines in judged for line in lines]
+    harm = world.harm()
+    world.mend()
+    assert found + harm == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("program", [p for p in ALL if len(p.truths) > 1], ids=lambda p: f"{p.kind}-{p.name}")
-def test_hostile_programs_earn_nothing_from_other_kinds_of_tests(code: Code, world: World, program: Program) -> None:
-    found = [line for truth in program.truths[1:] for line in complaints(code, world, program, truth)]
-    assert found == []
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("program", ALL, ids=lambda p: f"{p.kind}-{p.name}")
+def test_each_program_alone_against_every_kind_of_test(code: Code, world: World, program: Program) -> None:
+    assert [line for truth in program.truths for line in complaints(code, world, program, truth)] == []
 
 
-@pytest.mark.parametrize("honest", [h for h in HONEST if not h.slow], ids=lambda h: h.name)
-def test_honest_programs_are_paid(code: Code, honest: Honest) -> None:
-    grade = grade_of(code, honest.reply, honest.truth)
-    assert isinstance(grade, Grade), grade
-    assert (grade.verdict, grade.score) == (Verdict.CORRECT, 1.0), grade.why
+@pytest.mark.parametrize("name", QUICK_HONEST)
+def test_honest_programs_are_paid(code: Code, name: str) -> None:
+    (honest,) = (h for h in HONEST if h.name == name)
+    assert unpaid(code, honest) == []
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("honest", [h for h in HONEST if h.slow], ids=lambda h: h.name)
-def test_honest_programs_that_take_their_time_are_paid(code: Code, honest: Honest) -> None:
-    grade = grade_of(code, honest.reply, honest.truth)
-    assert isinstance(grade, Grade), grade
-    assert (grade.verdict, grade.score) == (Verdict.CORRECT, 1.0), grade.why
+def test_all_honest_programs_are_paid(code: Code) -> None:
+    with ThreadPoolExecutor(2) as threads:
+        assert [line for lines in threads.map(lambda h: unpaid(code, h), HONEST) for line in lines] == []
 
 
 @pytest.mark.e2e

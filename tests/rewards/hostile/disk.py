@@ -2,7 +2,7 @@
 
 
 def _fill(name: str, source: str, why: str, truths: tuple[str, ...] = ("call",)) -> dict[str, object]:
-    return {"name": name, "source": source, "why": why, "truths": truths, "naive": "no"}
+    return {"name": name, "source": source, "why": why, "truths": truths, "naive": "no", "timeout_s": 1.0}
 
 
 PROGRAMS = [

@@ -5,7 +5,7 @@ _CALLS = ("call", "assert", "check")
 
 
 def _flood(name: str, source: str, why: str, truths: tuple[str, ...] = _CALLS, naive: str = "run") -> dict[str, object]:
-    return {"name": name, "source": source, "why": why, "truths": truths, "naive": naive}
+    return {"name": name, "source": source, "why": why, "truths": truths, "naive": naive, "timeout_s": 1.0}
 
 
 PROGRAMS = [

@@ -5,7 +5,7 @@ _EVERY = ("call", "stdio", "assert")
 
 
 def _eat(name: str, source: str, why: str, truths: tuple[str, ...] = ("call",), naive: str = "no") -> dict[str, object]:
-    return {"name": name, "source": source, "why": why, "truths": truths, "naive": naive, "timeout_s": 2.0}
+    return {"name": name, "source": source, "why": why, "truths": truths, "naive": naive, "timeout_s": 1.0}
 
 
 PROGRAMS = [

@@ -5,7 +5,7 @@ _EVERY = ("call", "stdio", "assert")
 
 
 def _bomb(name: str, source: str, why: str, truths: tuple[str, ...] = _EVERY, naive: str = "run") -> dict[str, object]:
-    return {"name": name, "source": source, "why": why, "truths": truths, "naive": naive}
+    return {"name": name, "source": source, "why": why, "truths": truths, "naive": naive, "timeout_s": 1.0}
 
 
 _DEF = "\ndef f(x):\n    return 0\n"

@@ -23,7 +23,7 @@ _YES = '''class Yes:
 )  # fmt: skip
 PROGRAMS = [
     _bend("handle_says_yes", _YES + "def f(*a):\n    return Yes()", "an object of the candidate's compares inside the candidate", ("assert", "check", "assert_members", "assert_prelude", "assert_unittest", "assert_close", "assert_fabs")),
-    _bend("handle_in_list", _YES + "def f(*a):\n    return [Yes(), Yes()]", "objects within plain data", ("assert_members", "assert_numpy", "assert")),
+    _bend("handle_in_list", _YES + "def f(*a):\n    return [Yes(), Yes()]", "objects within plain data", ("assert_members", "assert_numpy", "assert"), "run"),
     _bend("candidate_is_handle", _YES + "f = Yes()", "the entry point itself is an object that says yes", ("assert", "check", "call")),
     _bend("candidate_is_class", _YES + '''class f(Yes):
     def __init__(self, *a):
@@ -111,6 +111,8 @@ def f(x):
     class Y:
         def __eq__(s, o):
             return True
+        def __sub__(s, o):
+            return 0
         __hash__ = None
     return Y()''', "names that the candidate defines must not cover the tests' builtins", ("assert_isinstance", "assert_members", "assert_map")),
     _bend("redefines_modules_used_by_tests", '''class math:
