@@ -17,6 +17,7 @@ _HEAD = 20_000  # characters in which bare code shows itself
 # Lines that no prose has: a definition, a statement, an assignment, a call by itself.
 _CODE_LINE = re.compile(
     r"^[ \t]*+(?:def \w+[ ]*+\(|class \w+[ ]*+[:(]|import [\w.]+|from [\w.]+ import |@\w+|return\b|lambda\b|pass$|"
+    r"(?:for|while|if|with) [^\n:]{1,80}:[ \t]*+(?:pass\b|\w+(?:\(|[ ]?[-+*/]?=))|"
     r"(?:for|while|if|with|try|elif|else)\b[^\n]*:[ \t]*+(?:#[^\n]*)?$|"
     r"\w[\w.\[\], ()*]*+(?:[-+/%|&^])?=[^=]|"
     r"[\w.]++\([^\n]*\)[ \t]*+(?:;[ \t]*+)?(?:#[^\n]*)?$)",
