@@ -22,6 +22,7 @@ from .sandbox.truths import Assertions, Tests, parse, wanted_name
 __all__ = ["Code"]
 
 _BOUNDARY = "reward:code"
+_LONGEST = 2**22  # characters of a reply; nothing longer is a program that somebody wrote
 _PACKAGES = ("numpy", "sympy", "mpmath")
 
 
@@ -76,6 +77,8 @@ class Code:
             tests = parse(task.truth)
         except ValueError as error:
             return Ungraded(boundary=_BOUNDARY, reason=f"task {task.id} cannot be tested: {error}")
+        if len(rollout.reply) > _LONGEST:
+            return Grade(verdict=Verdict.WRONG, score=0.0, parts={"format": 0.0}, why="the reply is too long")
         program = program_in(rollout.reply, name=wanted_name(tests))
         if program is None:
             abstaining = abstains(rollout.reply)
@@ -141,7 +144,7 @@ class Code:
             verdict=Verdict.CORRECT if right else Verdict.WRONG,
             score=1.0 if right else share if self._partial else 0.0,
             parts=parts,
-            why=f"{why} ({level})",
+            why=f"{why} ({level})".encode("utf-8", "replace").decode(),
         )
 
 

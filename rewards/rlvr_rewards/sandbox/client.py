@@ -3,55 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import select
-import shlex
 import signal
 import struct
 import subprocess
-import sys
 import tempfile
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from . import codec
+from . import codec, launch
 
 __all__ = ["Jail", "JailEnded", "Server", "ServerLost"]
 
 _HEAD = struct.Struct("!cI")
 _LENGTH = struct.Struct("!I")
-_MODULES = (
-    "kernel", "codec", "folders", "places", "seccomp", "landlock", "namespaces", "jail", "script", "zygote", "server",
-)  # fmt: skip
-_BOOT = (
-    "import json,os,sys,types\n"
-    "def read(n):\n"
-    "    data=b''\n"
-    "    while len(data)<n:\n"
-    "        data+=os.read(0,n-len(data)) or sys.exit(1)\n"
-    "    return data\n"
-    "order=json.loads(read(int(read(12))))\n"
-    "package=sys.modules['_rlvr']=types.ModuleType('_rlvr')\n"
-    "package.__path__=[]\n"
-    "for name,text in order['modules']:\n"
-    "    module=sys.modules['_rlvr.'+name]=types.ModuleType('_rlvr.'+name)\n"
-    "    module.__package__='_rlvr'\n"
-    "    setattr(package,name,module)\n"
-    "    exec(compile(text,name,'exec'),module.__dict__)\n"
-    "module.main(order['settings'])\n"
-)
 _START_S = 60.0
 _MUCH_MEMORY = 8  # the share of its limit from which a program may be killed for its memory
 _GRACE_S = 15.0  # beyond a jail's own time, until the server counts as lost
-_ENVIRONMENT = {
-    "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1",
-    "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
-}  # fmt: skip
 
 
 class ServerLost(Exception):
@@ -75,32 +47,13 @@ class Server:
     def __init__(self, levels: Sequence[str], *, command: Sequence[str] = (), packages: Sequence[str] = ()) -> None:
         self._in, self._channel = bytearray(), bytearray()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the server
-        local = not command
-        flags = ["-s", "-S", "-c", _BOOT]
-        if not local and os.path.basename(command[0]) == "ssh":  # its far end reads one line of shell
-            flags = [shlex.quote(flag) for flag in flags]
         try:
-            self._process = subprocess.Popen(
-                [*(command or [sys.executable]), *flags],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._errors,
-                env=_ENVIRONMENT if local else None,
-                cwd="/" if local else None,
-                start_new_session=True,
-                bufsize=0,
-            )
+            self._process = launch.start(command, errors=self._errors)
         except OSError as error:
-            raise ServerLost(f"cannot start {command[0] if command else sys.executable}: {error.strerror}") from None
+            self._errors.close()
+            raise ServerLost(f"cannot start {command[0] if command else 'an interpreter'}: {error.strerror}") from None
         self._release = weakref.finalize(self, _let_go, self._process, self._errors, os.getpid())
-        settings = {
-            "levels": list(levels),
-            "names": list(packages),
-            "packages": _installed(packages) if local else None,
-        }
-        sources = [(name, Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")) for name in _MODULES]
-        order = json.dumps({"modules": sources, "settings": settings}).encode()
-        self._write(b"%12d" % len(order) + order)
+        self._write(launch.greeting(levels, packages=packages, local=not command))
         try:
             kind, payload = self._frame(time.monotonic() + _START_S)
             greeting = json.loads(payload)
@@ -307,16 +260,3 @@ def _let_go(process: subprocess.Popen[bytes], errors: IO[bytes], owner: int) -> 
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-def _installed(packages: Sequence[str]) -> list[str]:
-    """Find the folders and files of packages."""
-    paths: list[str] = []
-    for name in packages:
-        spec = importlib.util.find_spec(name) if name.isidentifier() else None
-        places: list[str | None] = [] if spec is None else [*(spec.submodule_search_locations or ())] or [spec.origin]
-        for place in places:
-            if place and os.path.exists(place):
-                libraries = os.path.join(os.path.dirname(place), f"{name}.libs")
-                paths += [os.path.realpath(place), *([os.path.realpath(libraries)] if os.path.isdir(libraries) else [])]
-    return paths

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import reprlib
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,9 @@ __all__ = ["Limits", "Outcome", "run"]
 
 _MUCH = 2**16  # characters of output beyond four times the expected ones that nobody reads
 _SHOWN = 200
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _SHOWN
+_REPR.maxlist = _REPR.maxtuple = _REPR.maxset = _REPR.maxfrozenset = _REPR.maxdict = _REPR.maxdeque = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,7 +210,7 @@ def _called(jail: Jail, tests: Calls, number: int, clock: _Clock) -> str:
     if "raised" in answer:
         return f"it raises {_raised(answer)}"
     if "value" not in answer:
-        return f"it returns {_short(answer.get('unplain'))}"
+        return f"it returns {_text(answer, 'unplain')}"
     if same_value(answer["value"], expected):
         return ""
     return f"it returns {_short(answer['value'])}, expected {_short(expected)}"
@@ -286,15 +290,22 @@ def _how(ended: JailEnded) -> str:
     return str(ended) or "it exited before all tests were over"
 
 
+def _text(answer: Mapping[str, Any], key: str) -> str:
+    """Take text from an answer, which a program may have forged."""
+    text = answer.get(key)
+    return text[:_SHOWN] if isinstance(text, str) else ""
+
+
 def _raised(answer: Mapping[str, Any]) -> str:
-    return _short(f"{answer.get('type')}: {answer.get('text')}", quote=False)
+    kind, text = _text(answer, "type"), _text(answer, "text")
+    line = " ".join(f"{kind}: {text}".rstrip(": ").split())
+    return line if len(line) <= _SHOWN else line[: _SHOWN - 1] + "…"
 
 
-def _short(value: Any, *, quote: bool = True) -> str:
-    """Show a value in one line. Numbers of thousands of digits are not written out."""
+def _short(value: Any) -> str:
+    """Show a value in one line, without looking at more of it than is shown."""
     try:
-        text = repr(value) if quote else str(value)
-    except (ValueError, RecursionError):
+        text = _REPR.repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits, say
         text = f"a {type(value).__name__}"
-    text = " ".join(text.split()) if not quote else text
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"

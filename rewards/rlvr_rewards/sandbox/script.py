@@ -157,11 +157,11 @@ class _Remote:
         if reply.get("n") != self._token:
             raise RuntimeError("the program's answer belongs to no request")
         if "raised" in reply:
-            raise _exception(str(reply["raised"]), str(reply.get("text", ""))[:_TEXT])
+            raise _exception(_text(reply["raised"]), _text(reply.get("text")))
         if operation == "next" and reply.get("ended") is True:
             raise StopIteration
         if "value" not in reply:
-            raise RuntimeError(f"the program returned {str(reply.get('unplain'))[:_TEXT]}")
+            raise RuntimeError(f"the program returned {_text(reply.get('unplain'))}")
         if reply["value"] is None and isinstance(reply.get("args"), list):
             for mine, theirs in zip(args, reply["args"], strict=False):
                 _refill(mine, theirs)
@@ -243,6 +243,10 @@ def _exception(name: str, text: str) -> Exception:
         return kind(text)
     except TypeError:  # one that wants more than a text
         return ValueError(text) if issubclass(kind, ValueError) else RuntimeError(text)
+
+
+def _text(value: Any) -> str:
+    return value[:_TEXT] if type(value) is str else ""
 
 
 def _refill(mine: Any, theirs: Any) -> None:
