@@ -139,7 +139,7 @@ def held() -> Held:
     """Count what is held now."""
     own = Path("/proc/self/statm").read_text().split()
     memory = int(own[1]) * resource.getpagesize() / 2**20
-    shared = [name for name in os.listdir("/dev/shm") if name.startswith("rlvr")]
+    shared = [name for name in os.listdir("/dev/shm") if name.startswith("rlvr-jail")]
     files = sum(len(names) + len(folders) for _, folders, names in os.walk(tempfile.gettempdir()))
     return Held(len(descendants(os.getpid())), len(os.listdir("/proc/self/fd")), memory, files + len(shared))
 

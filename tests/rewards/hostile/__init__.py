@@ -43,6 +43,11 @@ TRUTHS: Mapping[str, Mapping[str, Any]] = {
         "fn": "f",
         "cases": [{"args": [2.0], "expected": 1.4142135623730951}, {"args": [9.0], "expected": 3.0}],
     },
+    "call_tiny": {
+        "type": "call",
+        "fn": "f",
+        "cases": [{"args": [2.0], "expected": 2e-7}, {"args": [5.0], "expected": 5e-7}],
+    },
     "call_dict": {
         "type": "call",
         "fn": "f",

@@ -192,6 +192,8 @@ def f(x):
     return N.FOUR'''),
     Honest("tuple_for_list", _call(([[1, 2]], [2, 1])), "def f(xs):\n    return tuple(reversed(xs))"),
     Honest("float_rounding", _call(([0.1, 0.2], 0.3), ([1e20, 1.0], 1e20)), "def f(a, b):\n    return a + b"),
+    Honest("rounding_near_zero", _call(([0.1, 0.2], 0.0)), "def f(a, b):\n    return a + b - 0.3"),
+    Honest("tiny_values", _call(([2], 2e-7), ([5], 5e-7)), "def f(x):\n    return x / 10 ** 7"),
     Honest("int_for_float", _call(([2], 4.0)), "def f(x):\n    return x * x"),
     Honest("nested_floats", _call(([3], [[0.3333333333], {"a": 0.6666666667}])), "def f(n):\n    return [[1 / n], {'a': 2 / n}]"),
     Honest("big_ints", _call(([200], 2**200), ([64], 2**64)), "def f(n):\n    return 1 << n"),

@@ -61,4 +61,12 @@ open('count', 'w').write(str(n + 1))
 print([4, 13][n % 2] if n else 9)''',
            "state kept between the cases of a task does not survive"),
     _trick("close_stdout_exit", "import os, sys\nos.close(1)\nos._exit(0)", "no output and status 0", naive="pay"),
+    _trick("digits_apart", "print(*str(int(input()) + 3))", "spaces within a number make it two"),
+    _trick("digits_on_lines", "print('\\n'.join(str(int(input()) + 3)))", "lines within a number make it two"),
+    _trick("lines_joined", "print(str(int(input()) + 3) * 2)", "the answer twice without a space is another number"),
+    _trick("answer_first", "print(int(input()) + 3)\nprint('done')", "a line too many"),
+    _trick("blank", "input()\nprint()\nprint(' ')", "blank output equals nothing"),
+    _trick("nan_output", "input()\nprint('nan')", "NaN is near nothing"),
+    _trick("infinite_output", "input()\nprint('inf')", "infinity is near nothing"),
+    _trick("almost_output", "print(int(input()) + 3.01)", "near is not right"),
 ]  # fmt: skip
