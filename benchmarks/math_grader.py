@@ -20,10 +20,9 @@ from rlvr.testing import rollout, task
 from rlvr.types import Grade
 from rlvr_rewards.math import Math
 
-SLOW_S = 2.0
-
 
 def verdict(reply: str, truth: object, *, times: list[float]) -> str:
+    """Give the verdict's name, or UNGRADED, and note the time it took."""
     posed = task("q", truth)
     reply_rollout = rollout(reply, of=posed)
     started = time.perf_counter()
@@ -75,6 +74,7 @@ def golds(path: Path, *, listed: bool) -> None:
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
+    """Read JSON lines or a JSON list."""
     text = path.read_text()
     loaded: list[dict[str, Any]] = (
         json.loads(text) if text.startswith("[") else [json.loads(li) for li in text.splitlines()]
@@ -83,10 +83,12 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 def report(times: list[float]) -> None:
+    """Print how long verdicts took."""
     ordered = sorted(times)
     middle, high = ordered[len(ordered) // 2], ordered[int(len(ordered) * 0.99)]
     print(
-        f"  {len(ordered)} verdicts, {sum(ordered):.2f} s, median {middle * 1e6:.0f} us, 99 % {high * 1e3:.2f} ms, slowest {ordered[-1] * 1e3:.0f} ms"
+        f"  {len(ordered)} verdicts, {sum(ordered):.2f} s, median {middle * 1e6:.0f} us, 99 % {high * 1e3:.2f} ms, "
+        f"slowest {ordered[-1] * 1e3:.0f} ms"
     )
 
 
@@ -135,6 +137,7 @@ def speed(count: int = 10_000) -> None:
 
 
 def main() -> None:
+    """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=Path)
     parser.add_argument("--golds", type=Path, nargs="*", default=[])

@@ -28,8 +28,11 @@ _TOKEN = re.compile(
     r"\s*(?:(\d+(?:,\d{3})+(?!\d)|\d+)(\.\d+)?|(\.\d+)|\\([A-Za-z]+)|([A-Za-z])|(\*\*|[-+*/^_(){}\[\]|!]))"
 )
 _SYMBOLS = frozenset(
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau upsilon "
-    "phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell hbar".split()
+    re.findall(
+        r"\w+",
+        "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau "
+        "upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell hbar",
+    )
 )
 _FUNCTIONS: dict[str, Callable[[complex], complex]] = {
     "sin": cmath.sin, "cos": cmath.cos, "tan": cmath.tan, "ln": cmath.log, "exp": cmath.exp,
@@ -38,7 +41,7 @@ _FUNCTIONS: dict[str, Callable[[complex], complex]] = {
 }  # fmt: skip
 
 
-class UnknownForm(Exception):  # noqa: N818 - no failure: the worker knows more
+class UnknownForm(Exception):
     """The text or the operation is beyond this module."""
 
 
@@ -240,7 +243,7 @@ def _root(square: int, odd: int, twos: int, chain: int) -> int:
 
 
 def _symbol_image(name: str, point: int) -> int:
-    """Give a letter's place in the field at one of several points; i is a root of -1, as it is of the complex numbers."""
+    """Give a letter's place in the field at one of several points; i is a root of -1."""
     if name == "i":
         return _roots()[-1]
     digest = hashlib.blake2b(f"{name} {point}".encode(), digest_size=32).digest()

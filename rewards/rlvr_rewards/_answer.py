@@ -27,7 +27,8 @@ _DECIDES = re.compile(r".*(?:[:：]\**|####|<answer>|=\**)\s*$", re.DOTALL)
 _STARTS = re.compile(r"[*\s]*(?:\$|\\[(\[\w]|[-+−]?\.?\d|[(\[{]|[A-Z]\b)")
 _BEHIND = re.compile(r"(?:\$|\\\)|\\\]|\s){0,4}(\\?%|percent\b|pct\b)")
 _WORDY = re.compile(
-    r"(?<![\\A-Za-z{])[A-Za-zÀ-ÿ']{2,},? +(?:[A-Za-zÀ-ÿ']{2,}|[$\\(\d])|[\u0400-\u04ff\u0900-\u0dff\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af\u0600-\u06ff]"
+    r"(?<![\\A-Za-z{])[A-Za-zÀ-ÿ']{2,},? +(?:[A-Za-zÀ-ÿ']{2,}|[$\\(\d])"
+    r"|[\u0400-\u04ff\u0900-\u0dff\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af\u0600-\u06ff]"
 )
 _TEXT = re.compile(r"\\(?:text(?:bf|it|rm)?|[mh]box|mathrm|operatorname)\s*\{[^{}]*\}|\b(?:and|or)\b")
 _APPROXIMATELY = re.compile(
@@ -40,7 +41,8 @@ _NUMBER = re.compile(
 )
 _TAIL_OF_NUMBER = re.compile(
     r"(?<![A-Za-z\d_.,\\])[-−]?\d[\d,.]{0,20}\s?(?:\\times|\\cdot|×|\*)\s*10\s?\^\s?\{?[-−]?\d{1,3}\}?|(?<![A-Za-z\d_.,\\])\d+(?:\s?:\s?\d+)+|"
-    r"(?: ?/ ?\d+(?!\.?\d))?(?:\s?\\?%|\s?percent\b|\s?\^\s?\{?\\circ\}?|°|\s(?:hundred|thousand|million|billion|trillion|dozen)\b"
+    r"(?: ?/ ?\d+(?!\.?\d))?(?:\s?\\?%|\s?percent\b|\s?\^\s?\{?\\circ\}?|°"
+    r"|\s(?:hundred|thousand|million|billion|trillion|dozen)\b"
     r"|\s?(?:\\times|×|\*)\s?10\s?\^\s?\{?[-−]?\d{1,3}\}?|[eE][+-]?\d{1,3}\b|\\frac\s*\{\d+\}\s*\{\d+\}| \d+/\d+)?"
 )
 _SPOILS_BEFORE = re.compile(
@@ -57,7 +59,8 @@ _CHANGES = re.compile(
     re.IGNORECASE,
 )
 _RUN = re.compile(
-    r"(?:\\(?:[dt]?frac|sqrt|pi|cdot|times|div|infty)(?![A-Za-z])|√|[-+*/^(){}\[\]\d.=]|(?<![A-Za-z'])[a-z](?![A-Za-z'])| (?=[-+*/^=\\√(\d]))+"
+    r"(?:\\(?:[dt]?frac|sqrt|pi|cdot|times|div|infty)(?![A-Za-z])|√|[-+*/^(){}\[\]\d.=]"
+    r"|(?<![A-Za-z'])[a-z](?![A-Za-z'])| (?=[-+*/^=\\√(\d]))+"
 )
 _BLANKS = re.compile(r" ?\n\s*")
 _BLANK = re.compile(r"[^\S\n]+")
@@ -121,7 +124,7 @@ def boxes(text: str) -> list[tuple[int, int, str]]:
 
 
 def joined(reply: str, found: list[tuple[int, int, str]], *, adjacent: bool = False) -> str:
-    """Give the content of the last box; boxes joined by a comma or by "and" are one list. A gold's may just stand together."""
+    """Give the content of the last box. Boxes joined by a comma or "and" are one list; a gold's may be adjacent."""
     items, words = [found[-1][2].strip()], []
     if inner := boxes(items[0]):
         items[0] = joined(items[0], inner)
@@ -249,7 +252,7 @@ def run(text: str) -> str:
 
 
 def choice(text: str) -> str | None:
-    """Give the last choice in parentheses or behind "option"; "" where it is one of several, None where there is none."""
+    """Give the last choice in parentheses or behind "option"; "" where it is one of several, None without one."""
     found = list(_CHOICE.finditer(text))
     if not found:
         return None

@@ -2,7 +2,8 @@
 
 The policy on what counts as an answer lives here. A gold that is a number wants a literal number. A gold that is an
 expression takes an equal one, but not an unevaluated one: no operator that the gold does without, not much longer than
-the gold, and not a different form that stands in the task itself. Several answers are right only where the gold is several.
+the gold, and not a different form that stands in the task itself. Several answers are right only where the gold is
+several.
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ _SIGN = r"(?:=|<|>|\\(?:le|ge|ne)(?![A-Za-z]))"
 _SOLVED = re.compile(rf"^[A-Za-z](?:_?\d)? ?{_SIGN}|{_SIGN} ?[A-Za-z](?:_?\d)? ?(?:{_SIGN}|$)")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}(?![A-Za-z])")
 _MATH_WORDS = frozenset(
-    "sin cos tan cot sec csc log ln exp sqrt arcsin arccos arctan sinh cosh tanh mod gcd lcm max min det".split()
+    re.findall(
+        r"\w+",
+        "sin cos tan cot sec csc log ln exp sqrt arcsin arccos arctan sinh cosh tanh mod gcd lcm max min det",
+    )
 )
 _CHOICE = re.compile(
     r"(?:(?:option|choice|answer)\s+)?(?:\(\s*([A-Z])\s*\)|([A-Z])(?=[).:]|\s|$)[).:]?)\s*(.*)", re.IGNORECASE
@@ -81,7 +85,8 @@ class _Case:
 def same(said: str, gold: str, *, equal: Equal, percent_asked: bool = False, posed: str = "") -> bool | None:
     """Tell whether an answer is the gold; None where `equal` could not tell.
 
-    `posed` is the task's tidied text; `percent_asked` says that it asks for a percentage. Errors: GoldError from `equal`.
+    `posed` is the task's tidied text; `percent_asked` says that it asks for a percentage.
+    Errors: GoldError from `equal`.
     """
     case = _Case(equal, percent_asked, posed)
     ours, theirs = tidy(said), tidy(gold)
@@ -95,9 +100,11 @@ def same(said: str, gold: str, *, equal: Equal, percent_asked: bool = False, pos
     return result
 
 
-def check(gold: str, *, equal: Equal) -> bool:
-    """Tell whether all parts of a gold can be parsed and equal themselves, without any short cut."""
-    return all(equal(text, text) is True for text in atoms(shape(tidy(gold))) if not _exact_kind(text))
+def check(gold: str, *, evaluate: Callable[[str], None]) -> None:
+    """Evaluate all parts of a gold that may need computer algebra. Errors: what `evaluate` raises for one."""
+    for text in atoms(shape(tidy(gold))):
+        if not _exact_kind(text):
+            evaluate(text)
 
 
 def _exact_kind(gold: str) -> bool:
@@ -128,7 +135,7 @@ def _compared(said: Shape, gold: Shape, case: _Case) -> bool | None:
         if said.kind == "tuple" and said.ends != gold.ends and (len(gold.items) == 2 or "|" in said.ends):
             return False
         return _in_order(said.items, gold.items, case) if said.ends != "any" else False
-    if gold.kind == "tuple" and said.kind == "set" or gold.kind == "union":
+    if (gold.kind == "tuple" and said.kind == "set") or gold.kind == "union":
         return False if said.kind != "atom" else _undecided_relation(said, gold, case)
     if gold.kind == "atom" and said.kind in ("tuple", "union") and _INEQUALITY.search(gold.text):
         return case.equal(said.text, gold.text)
@@ -338,7 +345,7 @@ def _letters(text: str) -> set[str]:
 def _expression(said: str, gold: str, case: _Case) -> bool | None:
     if key(said) == key(gold):
         return True
-    if not said or any(word not in _MATH_WORDS for word in _WORD.findall(said)) and not _WORD.findall(gold):
+    if not said or (any(word not in _MATH_WORDS for word in _WORD.findall(said)) and not _WORD.findall(gold)):
         said = _without_unit(said)
         if not said or any(word not in _MATH_WORDS for word in _WORD.findall(said)):
             return False
@@ -371,7 +378,7 @@ def _rounds_to(said: str, gold: str) -> bool:
 
 
 def _restates(said: str, gold: str, case: _Case) -> bool:
-    """Tell whether an answer leaves work undone: operators that the gold does without, great length, the task's own words."""
+    """Tell whether an answer leaves work undone: operators that the gold lacks, great length, the task's own words."""
     if _operators(said) - _operators(gold):
         return True
     if len(_COUNTED.findall(said)) > 3 * len(_COUNTED.findall(gold)) + 12:
@@ -381,8 +388,8 @@ def _restates(said: str, gold: str, case: _Case) -> bool:
 
 def _posed(said: str, case: _Case) -> bool:
     """Tell whether the task's text holds a calculation as it was answered, not within a longer one."""
-    ours = key(said)
-    if not case.posed or not _COUNTED.search(ours[1:]):
+    ours = said.replace(" ", "")
+    if not case.posed or not _COUNTED.search(ours.lstrip("+-")):
         return False
     spelled = " ?".join(r"[{}]?" if c in "{}" else re.escape(c) for c in ours)
     return re.search(rf"(?<![-+*/^.)}}\w\\])(?<![-+*/^] ){spelled}(?![\w^(])(?! ?[-+*/^])", case.posed) is not None

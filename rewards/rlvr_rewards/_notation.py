@@ -52,7 +52,7 @@ _REWRITES = tuple(
         (r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
         (rf"\\frac\s*{_ARGUMENT}\s*{_ARGUMENT}", lambda m: rf"\frac{{{_bare(m[1])}}}{{{_bare(m[2])}}}"),
         (r"\\frac\s*(\d|[A-Za-z])\s*\{", r"\\frac{\1}{"),
-        (rf"\\sqrt\s*(\d|[A-Za-z])", r"\\sqrt{\1}"),
+        (r"\\sqrt\s*(\d|[A-Za-z])", r"\\sqrt{\1}"),
         (r"√\s*\(([^()]*)\)|√\s*\{([^{}]*)\}|√\s*(\d+|[A-Za-z]|\\pi)", r"\\sqrt{\1\2\3}"),
         (r"(?<![\\A-Za-z])(?:sqrt|Sqrt)\s*\(((?:[^()]|\([^()]*\))*)\)", r"\\sqrt{\1}"),
         (r"(?<![\\A-Za-z])sqrt\s*(\d+)", r"\\sqrt{\1}"),

@@ -24,7 +24,8 @@ _EQUALS = re.compile(rf"{_BRACKETS}|(?<![<>!])=|\\(?:in|equiv)(?![A-Za-z])")
 _ONE_OF = re.compile(rf"{_BRACKETS}")
 _MATRIX = re.compile(r"\\begin\{([pbBvV]?matrix|smallmatrix|array)\}(?:\{[lcr| ]*\})?(.*)\\end\{\1\}", re.DOTALL)
 _NAME = re.compile(
-    r"(?:[A-Za-z]|\\[A-Za-z]+)(?:_\{?\w{1,3}\}?)?'?(?:\^\{?-1\}?)?(?: ?\((?:[A-Za-z]|\\[A-Za-z]+)(?:, ?[A-Za-z]){0,3}\))?"
+    r"(?:[A-Za-z]|\\[A-Za-z]+)(?:_\{?\w{1,3}\}?)?'?(?:\^\{?-1\}?)?"
+    r"(?: ?\((?:[A-Za-z]|\\[A-Za-z]+)(?:, ?[A-Za-z]){0,3}\))?"
     r"|\((?:[A-Za-z](?:_?\d)?)(?:, ?[A-Za-z](?:_?\d)?){1,5}\)"
 )
 _RELATION = re.compile(r"\\(?:le|ge|ne)(?![A-Za-z])|[<>]")
@@ -184,12 +185,8 @@ def region(one: Shape) -> Shape:
     left_out = re.fullmatch(r"\\mathbb\{R\} ?(?:\\setminus|\\backslash|-) ?\\\{([^,{}]+)\\\}", one.text)
     if left_out:
         return _all_but(left_out[1])
-    parts = _RELATION.split(one.text)
-    signs = _RELATION.findall(one.text)
-    parts = [part.strip() for part in parts]
-    if not all(parts):
-        return one
-    return _inequality(parts, signs) or one
+    bounds = [part.strip() for part in _RELATION.split(one.text)]
+    return (_inequality(bounds, _RELATION.findall(one.text)) if all(bounds) else None) or one
 
 
 def _inequality(parts: list[str], signs: list[str]) -> Shape | None:

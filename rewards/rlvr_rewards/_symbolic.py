@@ -1,8 +1,8 @@
 """Hand answers that take computer algebra to killable processes: a handle on the symbolic worker.
 
-One fork server belongs to each process that grades (a fork makes its own). It starts when it is first needed, lives until
-that process ends, and forks a child for each thread that grades at the same time; a child that dies is replaced within
-milliseconds. Why it died decides: of the text, or killed from outside.
+One fork server belongs to each process that grades (a fork makes its own). It starts when it is first needed, lives
+until that process ends, and forks a child for each thread that grades at the same time; a child that dies is replaced
+within milliseconds. Why it died decides: of the text, or killed from outside.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rlvr_rewards._symbolic_server import receive, send
 __all__ = ["Overrun", "WorkerLostError", "ask", "close", "warm_up"]
 
 _CPU_S = 0.8  # of one request
-_WALL_S = 4.0  # of one request: a machine that other work starves
+_WALL_S = 10.0  # of one request: a machine that other work starves; else the time on the CPU ends it first
 _START_S = 60.0
 _MEMORY = 1 << 29  # bytes that a child may map beyond what the server has
 _REQUESTS = 200  # that one child answers: caches of sympy grow
@@ -119,7 +119,7 @@ class _Worker:
                     raise
 
     def _status(self, child: _Child) -> int:
-        """Make sure that a child is gone and give its exit code. Errors: EOFError, OSError where the server is gone too."""
+        """Make sure that a child is gone and give its exit code. Errors: EOFError, OSError where the server is gone."""
         child.sock.close()
         with self._lock:
             send(self._control, {"status": child.pid})

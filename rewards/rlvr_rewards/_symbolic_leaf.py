@@ -16,7 +16,7 @@ from sympy.core.relational import Relational
 
 from rlvr_rewards._compare import GoldError
 
-__all__ = ["equal"]
+__all__ = ["equal", "evaluate"]
 
 logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that it has no time limit of its own
 logging.getLogger("latex2sympy2_extended").setLevel(logging.CRITICAL)
@@ -44,6 +44,16 @@ def equal(said: str, gold: str) -> bool | None:
     return bool(verify(meant, given, allow_set_relation_comp=True, timeout_seconds=None))
 
 
+def evaluate(gold: str) -> None:
+    """Parse and evaluate a tidied gold as comparing would. Errors: GoldError where it cannot be parsed."""
+    meant = _parsed(gold)
+    if meant is None:
+        raise GoldError(gold)
+    if isinstance(meant, sympy.Expr):
+        for above, below in _POINTS:
+            _value(meant, {s.name: sympy.Rational(above, below) for s in meant.free_symbols})
+
+
 def _parsed(text: str) -> Any:
     text = _DECIMAL.sub(lambda m: rf"\frac{{{m[1]}{m[2]}}}{{1{'0' * len(m[2])}}}", text)
     text = _RATIO.sub(r"\\frac{\1}{\2}", text)
@@ -52,7 +62,7 @@ def _parsed(text: str) -> Any:
 
 
 def _same_value(given: Any, meant: Any, *, negative: bool = False) -> bool:
-    """Compare values where letters stand for positive numbers, and for negative ones too where absolute values occur."""
+    """Compare values where letters are positive numbers, and negative ones too where absolute values occur."""
     if given == meant:
         return True
     letters = sorted({s.name for s in given.free_symbols | meant.free_symbols} - {"i"})

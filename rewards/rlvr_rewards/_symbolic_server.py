@@ -63,7 +63,7 @@ def _exactly(sock: socket.socket, size: int) -> bytes:
 
 
 def main(fd: int, parent: int, memory: int) -> None:
-    """Serve fork requests on the socket `fd` until it closes or the parent is gone. `memory` is a child's own, bytes."""
+    """Serve forks on the socket `fd` until it closes or the parent is gone. `memory` is what a child may add, bytes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     from rlvr_rewards import _symbolic_leaf
 
@@ -186,7 +186,8 @@ def _judged(said: str, gold: str, request: dict[str, Any]) -> bool | None:
 
     try:
         if request["check"]:
-            return _compare.check(gold, equal=_symbolic_leaf.equal)
+            _compare.check(gold, evaluate=_symbolic_leaf.evaluate)
+            return True
         asked, posed = request["percent_asked"], request["posed"]
         return _compare.same(said, gold, equal=_symbolic_leaf.equal, percent_asked=asked, posed=posed)
     except _compare.GoldError:

@@ -1,7 +1,7 @@
-"""Read literal numbers exactly: integers, decimals, ratios, mixed numbers, powers of ten, percentages, with units or not.
+"""Read literal numbers exactly: integers, decimals, ratios, mixed numbers, powers of ten, percentages, units.
 
-A literal number is written out: "19", "19.0", "1,234", "3 1/2", "1.9 x 10^3", "50%", "2 million". Sums, products, roots,
-powers other than of ten and factorials are not, so they never answer a task whose gold is a number.
+A literal number is written out: "19", "19.0", "1,234", "3 1/2", "1.9 x 10^3", "50%", "2 million". Sums, products,
+roots, powers other than of ten and factorials are not, so they never answer a task whose gold is a number.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ _DIGITS = 400  # a number with more digits is no answer
 _PART = r"(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)"
 _POWER = r"(?: ?(?:\\times|\\cdot|\*|x) ?10 ?\^ ?\{? ?([+-]?\d{1,3}) ?\}?|[eE]([+-]?\d{1,3})(?![\d.]))"
 _LITERAL = re.compile(
-    rf"(\d+ +|\d+(?=\\frac))?(?:({_PART})(?: ?/ ?({_PART}))?|\\frac ?\{{ ?([+-]?{_PART}) ?\}} ?\{{ ?([+-]?{_PART}) ?\}}){_POWER}?"
+    rf"(\d+ +|\d+(?=\\frac))?(?:({_PART})(?: ?/ ?({_PART}))?"
+    rf"|\\frac ?\{{ ?([+-]?{_PART}) ?\}} ?\{{ ?([+-]?{_PART}) ?\}}){_POWER}?"
 )
 _SPACED = re.compile(r"^\d{1,3}(?: \d{3})+(?![\d/])(?! ?/)")
 _TEN = re.compile(r"10 ?\^ ?\{? ?([+-]?\d{1,3}) ?\}?")
@@ -92,8 +93,7 @@ def number(text: str, *, comma: bool = False) -> Value | None:
     if repeating := _REPEATING.fullmatch(text):
         return Value(sign * _repeated(*repeating.groups()), decimals=20, digits=20)
     if ten := _TEN.match(text):
-        value = Value(Fraction(10) ** int(ten[1]))
-        return _with_rest(value, sign, text[ten.end() :])
+        return _with_rest(Value(Fraction(10) ** int(ten[1])), sign, text[ten.end() :])
     text = _SPACED.sub(lambda m: m[0].replace(" ", ""), text)
     match = _LITERAL.match(text)
     if match is None:
@@ -136,8 +136,7 @@ def _with_rest(value: Value, sign: int, rest: str) -> Value | None:
     if rest and (
         not UNIT_WORD.fullmatch(rest)
         or NUMBER_WORD.search(rest)
-        or re.fullmatch(r"[a-zA-Z](?:\^.*)?", rest)
-        and rest[0] not in "mgshLl"
+        or (re.fullmatch(r"[a-zA-Z](?:\^.*)?", rest) and rest[0] not in "mgshLl")
     ):
         return None
     return Value(size, percent, rest, value.base, value.decimals, value.digits, value.ratio, value.lowest)
@@ -178,7 +177,7 @@ def agree(said: Value, gold: Value, *, percent_asked: bool = False) -> bool:
 
 
 def near(exact: Fraction, rounded: Value) -> bool:
-    """Tell whether a long decimal is a number that no decimal writes out, rounded: at least 6 digits, 4 after the point."""
+    """Tell whether a decimal of 6 digits, 4 of them after the point, rounds what no decimal writes out."""
     if rounded.digits < 6 or rounded.decimals < 4 or rounded.percent or _terminates(exact):
         return False
     return abs(exact - rounded.size) * 2 * 10**rounded.decimals <= 1
@@ -193,7 +192,7 @@ def _terminates(value: Fraction) -> bool:
 
 
 def _conversion(said: str, gold: str) -> Fraction | None:
-    """Give the factor from one unit to the other: 1 where a unit is missing or unknown, None where they exclude each other."""
+    """Give the factor between units: 1 where one is missing or unknown, None where they exclude each other."""
     ours, theirs = _known(said), _known(gold)
     if not said or not gold or ours is None or theirs is None:
         return Fraction(1)

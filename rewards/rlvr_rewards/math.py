@@ -1,8 +1,8 @@
 """Judge final answers in mathematics: find the answer, compare it exactly where a rule can, else by computer algebra.
 
-A reply gets one guess. A gold that is a plain number wants a literal number, and a form that leaves the work undone ("5!",
-"2 + 3", an integral) is no answer. math-verify and sympy run in processes that can be killed (`_symbolic`); a reply that
-makes them slow, large or crash is wrong where the gold does not.
+A reply gets one guess. A gold that is a plain number wants a literal number, and a form that leaves the work undone
+("5!", "2 + 3", an integral) is no answer. math-verify and sympy run in processes that can be killed (`_symbolic`); a
+reply that makes them slow, large or crash is wrong where the gold does not.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 from rlvr.types import Grade, Rollout, Task, Ungraded, Verdict
 from rlvr_rewards import _answer, _compare, _symbolic
@@ -25,19 +26,24 @@ _PROMPT = 4000  # characters at the end of the task's text that are searched for
 _PERCENT = re.compile(r"%|\bpercent", re.IGNORECASE)
 
 
+class _Asked(NamedTuple):
+    percent_asked: bool
+    posed: str  # the tidied text
+
+
 class Math:
     """Judge a reply by its final answer.
 
-    The answer is the later of the last balanced \\boxed{} (or boxes joined by "and") and the last marked one ("Answer: ...",
-    "#### ..."); without either, the last formula or number. A task's truth is a string or number, a list of them, or
-    {"answers": [...]}: any of them is right. A grade's part "format" is 1 where an answer was boxed or marked.
+    The answer is the later of the last balanced \\boxed{} (or boxes joined by "and") and the last marked one ("Answer:
+    ...", "#### ..."); without either, the last formula or number. A task's truth is a string or number, a list of them,
+    or {"answers": [...]}: any of them is right. A grade's part "format" is 1 where an answer was boxed or marked.
 
     Args:
         marked_only: read boxed and marked answers only.
     """
 
     pays = "ternary"
-    worst_case_s = 15.0  # a starved machine: an answer and its gold in the worker, each with a retry
+    worst_case_s = 30.0  # a starved machine: an answer and its gold in the worker, each with a retry
 
     def __init__(self, *, marked_only: bool = False) -> None:
         self._marked_only = marked_only
@@ -50,27 +56,21 @@ class Math:
         found = _answer.find(rollout.reply)
         parts = {"format": float(found is not None and bool(found.text))}
         said = found.text if found is not None else "" if self._marked_only else rollout.reply
+        readings = [_reading(said, gold, found) for gold in golds]
         asked = _asked(task)
-        readings = [
-            _reading(said, gold, marked=found is not None, boxed=found is not None and found.boxed) for gold in golds
-        ]
-        outcomes = [_compare.same(r, gold, equal=_unknown, **asked) for r, gold in zip(readings, golds, strict=True)]
+        pairs, right = _exactly(list(zip(readings, golds, strict=True)), asked)
         statement = tidy(found.text[:_LONGEST]) if found is not None else _answer.closing(rollout.reply)
-        if True not in outcomes and abstains(statement):
+        if not right and abstains(statement):
             return Grade(verdict=Verdict.ABSTAINED, score=0.0, parts=parts, why="the reply abstains")
         if not any(readings):
             return Grade(verdict=Verdict.WRONG, score=0.0, parts=parts, why="no single answer found")
-        open_pairs = [(r, g) for r, g, out in zip(readings, golds, outcomes, strict=True) if out is None]
-        if True in outcomes:
-            right: bool | Ungraded | str = True
-        else:
-            right = _worked(open_pairs, task.id, asked) if open_pairs else False
-        if isinstance(right, Ungraded):
-            return right
-        reading = _short(next((r for r in readings if r), ""))
-        if right is True:
+        decided = _worked(pairs, task.id, asked) if pairs and not right else right
+        if isinstance(decided, Ungraded):
+            return decided
+        reading = _short(next(filter(None, readings)))
+        if decided is True:
             return Grade(verdict=Verdict.CORRECT, score=1.0, parts=parts, why=f"{reading} is right")
-        why = f"{reading} is not {_short(golds[0])}" if right is False else f"{reading} {right}"
+        why = f"{reading} {decided or 'is not ' + _short(golds[0])}"
         return Grade(verdict=Verdict.WRONG, score=0.0, parts=parts, why=why)
 
     def warm_up(self) -> None:
@@ -85,14 +85,26 @@ class Math:
         return f"\\boxed{{{golds[0]}}}"
 
 
+def _exactly(pairs: Sequence[tuple[str, str]], asked: _Asked) -> tuple[list[tuple[str, str]], bool]:
+    """Decide (reading, gold) pairs by rules alone: those that are left open, and whether one is right."""
+    left = []
+    for said, gold in pairs:
+        result = _compare.same(said, gold, equal=_unknown, percent_asked=asked.percent_asked, posed=asked.posed)
+        if result:
+            return [], True
+        if result is None:
+            left.append((said, gold))
+    return left, False
+
+
 def _unknown(said: str, gold: str) -> None:
     """Leave a comparison to the worker."""
 
 
-def _worked(pairs: Sequence[tuple[str, str]], task: str, asked: dict[str, str | bool]) -> bool | str | Ungraded:
+def _worked(pairs: Sequence[tuple[str, str]], task: str, asked: _Asked) -> bool | str | Ungraded:
     """Let the worker decide: right or not, or how the answer broke it, or our failure."""
     try:
-        verdicts = _symbolic.ask(pairs, **asked)  # type: ignore[arg-type]
+        verdicts = _symbolic.ask(pairs, percent_asked=asked.percent_asked, posed=asked.posed)
         if not isinstance(verdicts, _symbolic.Overrun):
             if True in verdicts or None not in verdicts:
                 return True in verdicts
@@ -133,10 +145,11 @@ def _unwrapped(gold: str) -> str:
     return (marked.text if marked is not None and marked.text else gold).strip()
 
 
-def _reading(said: str, gold: str, *, marked: bool, boxed: bool) -> str:
+def _reading(said: str, gold: str, found: _answer.Found | None) -> str:
     """Read one answer from what was said, as the kind of gold suggests: a name, a list, a formula or a number."""
     said = said.strip()
-    if marked and not boxed and said.endswith("!") and "!" not in gold:
+    marked = found is not None
+    if found is not None and not found.boxed and said.endswith("!") and "!" not in gold:
         said = said[:-1]
     limit = max(_LONGEST, 2 * len(gold) + 100)
     if not _answer.prose(said) or (len(said) <= limit and key(tidy(said)) == key(tidy(gold))):
@@ -169,14 +182,14 @@ def _shape_of(gold: str) -> Shape:
     return shape(tidy(gold))
 
 
-def _asked(task: Task) -> dict[str, str | bool]:
+def _asked(task: Task) -> _Asked:
     """Say what the task's last message asks for, as far as comparing needs it."""
     return _asked_in(next((m["content"] for m in reversed(task.messages) if m["role"] == "user"), "")[-_PROMPT:])
 
 
 @lru_cache(maxsize=1024)
-def _asked_in(prompt: str) -> dict[str, str | bool]:
-    return {"percent_asked": bool(_PERCENT.search(prompt)), "posed": tidy(prompt)}
+def _asked_in(prompt: str) -> _Asked:
+    return _Asked(bool(_PERCENT.search(prompt)), tidy(prompt))
 
 
 def _short(text: str) -> str:
