@@ -12,7 +12,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from rlvr_rewards._names import same_person
-from rlvr_rewards._quantities import UNITS, dates, number_words, quantities, same_date, same_quantity
+from rlvr_rewards._quantities import UNITS, Date, Quantity, dates, number_words, quantities, same_date, same_quantity
 from rlvr_rewards._words import OR, SMALL, Word, content, plain, stem, vocabulary, words
 
 __all__ = ["Match", "Question", "compare", "words"]
@@ -23,6 +23,16 @@ _NEGATIONS = vocabulary("""
     everyone cannot
 """)
 _RELATIVE = vocabulary("and but while although because since who which where when")
+_VERBS = vocabulary("is was are were be been has had by")
+_BESIDE = 10  # characters that may stand beside an amount that is the same: "about", "in", a unit
+_OPENING = re.compile(
+    r"^(?:(?:well|so|maybe|perhaps|probably|possibly|most likely|likely|"
+    r"i (?:think|believe|guess|suppose|would say|would guess)(?: that)?|"
+    r"i'd (?:say|guess)(?: that)?|my (?:best )?guess (?:is|would be)|if i had to guess|it's|that's|"
+    r"(?:it|that|this|he|she|they|the answer) (?:is|was|were|are|might be|could be|may be|would be))[,: ]+){1,5}",
+    re.IGNORECASE,
+)
+_NUMERIC_DATE = re.compile(r"\d{1,4}/\d{1,2}/\d{1,4}")
 _NOT_BUT = re.compile(r"\bnot (?:in |by |the )?[\w' ]{1,40}?,? (?:but|it's|it is) ", re.IGNORECASE)
 _LAST = re.compile(r"(?:so|thus|therefore|hence|in conclusion|in summary|overall|the answer)\b", re.IGNORECASE)
 _YES_NO = frozenset(("yes", "no", "true", "false"))
@@ -50,6 +60,20 @@ class Question(NamedTuple):
         return cls(frozenset(stem(word.text) for word in found), person)
 
 
+class Gold(NamedTuple):
+    """A right answer: its text, its words, and those that matter."""
+
+    text: str
+    words: list[Word]
+    content: list[Word]
+
+    @classmethod
+    def of(cls, text: str) -> Gold:
+        """Read a right answer."""
+        found = words(text)
+        return cls(text, found, content(found))
+
+
 def compare(
     answer: str, golds: Sequence[str], *, question: Question, tolerance: float = 0.0, coarse_dates: bool = True
 ) -> Match:
@@ -59,37 +83,45 @@ def compare(
         tolerance: how far a number may lie from the gold's, relative to it.
         coarse_dates: whether the year answers for a full date.
     """
-    names = [name for gold in golds for name in _aliases(plain(gold))]
+    meant = [Gold.of(name) for gold in golds for name in _aliases(plain(gold))]
+
+    def best(said: str) -> Match:
+        found = (_one(said, gold, question, tolerance=tolerance, coarse=coarse_dates) for gold in meant)
+        return max(found, default=Match.NONE)
+
     said = plain(answer)
-    best = max((_one(said, n, question, tolerance=tolerance, coarse=coarse_dates) for n in names), default=Match.NONE)
-    if best is Match.GIVEN and not all(
-        any(_one(item, n, question, tolerance=tolerance, coarse=coarse_dates) for n in names) for item in _items(said)
-    ):
-        return Match.NONE
-    return best
+    match = max(best(said), best(_OPENING.sub("", said)))
+    return Match.NONE if match is Match.GIVEN and not all(best(item) for item in _items(said)) else match
 
 
-def _one(said: str, meant: str, question: Question, *, tolerance: float, coarse: bool) -> Match:
-    wanted = content(words(meant))
-    if not wanted:
-        return Match.SAME if said and said == meant else Match.NONE
+def _one(said: str, gold: Gold, question: Question, *, tolerance: float, coarse: bool) -> Match:
+    if not gold.content:
+        return Match.SAME if said and said == gold.text else Match.NONE
     given = words(said)
-    if _same_words(given, words(meant), question=question):
+    if _same_words(given, gold.words, question=question):
         return Match.SAME
     if len(said) > _LONGEST or not given:
         return Match.NONE
-    if len(wanted) == 1 and wanted[0].text in _YES_NO:
-        return Match.GIVEN if given[0].text == wanted[0].text else Match.NONE
-    counted = _as_amount(said, meant, wanted, question=question, tolerance=tolerance, coarse=coarse)
+    if len(gold.content) == 1 and gold.content[0].text in _YES_NO:
+        return Match.GIVEN if given[0].text == gold.content[0].text else Match.NONE
+    said = _answering_sentence(_NOT_BUT.sub("", said), question)
+    counted = _as_amount(said, gold, question=question, tolerance=tolerance, coarse=coarse)
     if counted is not None:
         return counted
-    if (
-        question.person
-        and not set(map(stem, (w.text for w in wanted))) <= question.stems
-        and _names_person(said, wanted, question=question)
-    ):
+    found = words(said)
+    if _refuses(found, gold, question=question):
+        return Match.NONE
+    if {
+        stem(word.text) for word in gold.content
+    } <= question.stems:  # a choice that the question names opens the answer
+        return (
+            Match.GIVEN
+            if [w.text for w in content(found)][: len(gold.content)] == [w.text for w in gold.content]
+            else Match.NONE
+        )
+    if question.person and _names_person(found, gold, question=question):
         return Match.GIVEN
-    return _given(said, wanted, question=question)
+    return Match.GIVEN if _gives(found, gold, question=question) else Match.NONE
 
 
 def _aliases(gold: str) -> list[str]:
@@ -108,14 +140,15 @@ def _items(said: str) -> list[str]:
     return rest if is_list else []
 
 
-def _names_person(said: str, wanted: Sequence[Word], *, question: Question) -> bool:
+def _names_person(found: Sequence[Word], gold: Gold, *, question: Question) -> bool:
     """Compare the first name in an answer with the gold: a run of capitals, or all of a short answer."""
-    found = words(_answering_sentence(said, question))
-    meant = [word.text for word in wanted]
-    if _refuses([word for word in found if word.text not in question.stems], allowed=wanted):
+    meant = [word.text for word in gold.content]
+    name = [word.text for word in content(found)]
+    plainly = not any(word.breaks or word.text in SMALL or word.text == "and" for word in found[1:])
+    if plainly and len(name) <= (5 if len(meant) > 1 else 3):
+        return same_person(name, meant)
+    if not _is_sentence(found, question):
         return False
-    if len(found) <= 5 and not any(word.breaks or word.text == "and" for word in found[1:]):
-        return same_person([word.text for word in content(found)], meant)
     runs: list[list[Word]] = [[]]
     for word in found:
         if not word.capital or (word.breaks and runs[-1]):
@@ -129,9 +162,18 @@ def _names_person(said: str, wanted: Sequence[Word], *, question: Question) -> b
     return len(first) > 1 and same_person([word.text for word in first], meant)
 
 
+def _is_sentence(found: Sequence[Word], question: Question) -> bool:
+    """Tell a sentence, which may say more than the gold, from a bare answer: by a verb or by words of the question."""
+    return any(w.text in _VERBS or (stem(w.text) in question.stems and w.text not in SMALL) for w in found)
+
+
 def _same_words(given: Sequence[Word], meant: Sequence[Word], *, question: Question) -> bool:
     """Compare word by word: in order, joined together, as the same list, or without what the question says already."""
-    if any(word.breaks in OR or word.text == "or" for word in given) and not any(w.text == "or" for w in meant):
+    signs = [
+        {word.text for word in ws if word.text == "or"} | {w.breaks for w in ws if w.breaks in OR}
+        for ws in (given, meant)
+    ]
+    if signs[0] - signs[1]:
         return False
     one, other = ([stem(word.text) for word in content(words)] for words in (given, meant))
     if one == other or "".join(one) == "".join(other):
@@ -143,34 +185,38 @@ def _same_words(given: Sequence[Word], meant: Sequence[Word], *, question: Quest
     return bool(wanted) and rest == wanted and set(one) <= set(other) | question.stems and len(given) <= len(meant) + 2
 
 
-def _as_amount(
-    said: str, meant: str, wanted: Sequence[Word], *, question: Question, tolerance: float, coarse: bool
-) -> Match | None:
+def _as_amount(said: str, gold: Gold, *, question: Question, tolerance: float, coarse: bool) -> Match | None:
     """Compare dates or numbers where the gold is nothing else; None where it is."""
-    said, meant = number_words(_NOT_BUT.sub("", said)), number_words(meant)
-    if not re.search(r"\d", meant) or any(_is_name(word, question=question) for word in wanted):
+    said, meant = number_words(said), number_words(gold.text)
+    if not re.search(r"\d", meant) or any(_is_name(word, question=question) for word in gold.content):
         return None
-    if _refuses(words(said), allowed=wanted):
+    found: Sequence[Date | Quantity] = dates(said)
+    wanted: Sequence[Date | Quantity] = dates(meant)
+    if not wanted:
+        found, wanted = quantities(said), quantities(meant)
+    if not wanted:
+        return None
+    if len(wanted) == 1:
+        found = [one for one in found if not _echoed(said[one.start : one.end], question)]
+    if (
+        _refuses(words(_NUMERIC_DATE.sub("0", said)), gold)
+        or len(found) < len(wanted)
+        or (len(wanted) == 1 and _is_range(said, found))
+    ):
         return Match.NONE
-    golds = dates(meant)
-    if golds:
-        found = [date for date in dates(said) if not _echoed(said[date.start : date.end], question) or len(golds) > 1]
-        if len(golds) != len(found[: len(golds)]) or (len(golds) == 1 and _is_range(said, [d.end for d in found])):
+    before = words(said[: found[0].start])
+    extra = [word for word in before if word.text not in SMALL and _is_name(word, question=question)]
+    if extra and (not _is_sentence(words(said), question) or _strangers(content(before), question)):
+        return Match.NONE
+    for one, meaning in zip(found, wanted, strict=False):
+        if isinstance(one, Date) and isinstance(meaning, Date):
+            fits = same_date(one, meaning, coarse=coarse)
+        else:
+            assert isinstance(one, Quantity) and isinstance(meaning, Quantity)
+            fits = same_quantity(one, meaning, tolerance=tolerance)
+        if not fits:
             return Match.NONE
-        fits = all(same_date(one, gold, coarse=coarse) for one, gold in zip(found, golds, strict=False))
-        return (Match.SAME if len(said) <= len(meant) + 5 else Match.GIVEN) if fits else Match.NONE
-    counts = quantities(meant)
-    heard = [q for q in quantities(said) if not _echoed(said[q.start : q.end], question) or len(counts) > 1]
-    if not counts:
-        return None
-    if len(heard) < len(counts) or (len(counts) == 1 and _is_range(said, [q.end for q in heard])):
-        return Match.NONE
-    fits = all(same_quantity(one, gold, tolerance=tolerance) for one, gold in zip(heard, counts, strict=False))
-    return (
-        (Match.SAME if len(heard) == len(counts) and len(said) <= len(meant) + 12 else Match.GIVEN)
-        if fits
-        else Match.NONE
-    )
+    return Match.SAME if len(found) == len(wanted) and len(said) <= len(meant) + _BESIDE else Match.GIVEN
 
 
 def _is_name(word: Word, *, question: Question) -> bool:
@@ -189,81 +235,67 @@ def _echoed(text: str, question: Question) -> bool:
     return all(stem(word.text) in question.stems for word in words(text))
 
 
-def _is_range(said: str, ends: Sequence[int]) -> bool:
+def _is_range(said: str, found: Sequence[Date | Quantity]) -> bool:
     """Tell whether the first of several amounts is only one end of a range or one of two choices."""
-    if len(ends) < 2:
+    if len(found) < 2:
         return False
-    between = said[ends[0] : ends[0] + 12]
-    return bool(re.match(r"\s*(?:to|or|and|/|-|–|through|until)\b", between) or re.match(r"\s*[/–-]", between))
+    between = said[found[0].end : found[0].end + 12]
+    return bool(re.match(r"\s*(?:(?:to|or|and|through|until)\b|[/–-])", between))
 
 
-def _refuses(found: Sequence[Word], *, allowed: Sequence[Word]) -> bool:
-    """Look for a negation or an "or" that the gold does not hold."""
-    fine = {word.text for word in allowed}
-    return any(
-        (word.text in _NEGATIONS or word.text == "or" or word.breaks in OR) and word.text not in fine for word in found
-    )
+def _refuses(found: Sequence[Word], gold: Gold, *, question: Question | None = None) -> bool:
+    """Look for a negation or an alternative that the gold does not hold; a negation may echo the question's own."""
+    fine = {word.text for word in gold.words} | {word.breaks for word in gold.words}
+    for place, word in enumerate(found):
+        if (word.text == "or" and "or" not in fine) or (word.breaks in OR and word.breaks not in fine):
+            return True
+        if word.text in _NEGATIONS and word.text not in fine:
+            behind = next((stem(w.text) for w in found[place + 1 :] if w.text not in SMALL), "")
+            if question is None or stem(word.text) not in question.stems or behind not in question.stems:
+                return True
+    return False
 
 
-def _given(said: str, wanted: Sequence[Word], *, question: Question) -> Match:
-    """Find the gold as the first candidate of the sentence that answers."""
-    said = _NOT_BUT.sub("", said)
-    found = words(_answering_sentence(said, question))
-    if _refuses([word for word in found if word.text not in question.stems], allowed=wanted):
-        return Match.NONE
-    content = [word for word in found if word.text not in SMALL and word.text != "and"] or found
-    stems, gold = [stem(word.text) for word in content], [stem(word.text) for word in wanted]
-    at = next((i for i in range(len(stems) - len(gold) + 1) if stems[i : i + len(gold)] == gold), None)
-    if at is None:
-        return Match.NONE
-    if set(gold) <= question.stems:  # one of the choices that the question names: it has to open the answer
-        return Match.GIVEN if at == 0 and not _refuses(found, allowed=wanted) else Match.NONE
-    sentence = any(stem in question.stems for stem in stems) or any(
-        w.text in ("is", "was", "are", "were", "by") for w in found
-    )
-    return (
-        Match.GIVEN
-        if _is_first(found, content, at, at + len(gold), question=question, sentence=sentence)
-        else Match.NONE
-    )
-
-
-def _is_first(
-    found: Sequence[Word], content: Sequence[Word], start: int, end: int, *, question: Question, sentence: bool
-) -> bool:
-    """Tell whether nothing before the gold competes with it and nothing beside it makes another name of it."""
-    before = [word for word in content[:start] if stem(word.text) not in question.stems]
-    lower = not any(word.capital for word in content)
-    if before and (not sentence or (lower and len(before) > 2)):
+def _gives(found: Sequence[Word], gold: Gold, *, question: Question) -> bool:
+    """Find the gold as the first candidate of a sentence."""
+    kept = content(found)
+    stems, wanted = [stem(word.text) for word in kept], [stem(word.text) for word in gold.content]
+    start = next((i for i in range(len(stems) - len(wanted) + 1) if stems[i : i + len(wanted)] == wanted), None)
+    if start is None:
         return False
-    if any(word.capital for word in _strangers(content, start, question)) or (
-        before and before[-1] is content[start - 1] and before[-1].capital
-    ):
+    before = [word for word in kept[:start] if stem(word.text) not in question.stems]
+    if before and not _leads_up(found, kept[: start + 1], before, question):
         return False
-    if any(word.breaks == "," for word in content[1 : start + 1]) and before and not _leads_in(found):
-        return False
-    if end >= len(content) or content[end].breaks or stem(content[end].text) in question.stems:
+    end = start + len(wanted)
+    if end >= len(kept) or kept[end].breaks or stem(kept[end].text) in question.stems:
         return True
-    place = next(i for i, word in enumerate(found) if word is content[end])
-    joint = found[place - 1].text
-    if joint == "and" and (content[end].capital or not sentence):
+    joint = found[next(i for i, word in enumerate(found) if word is kept[end]) - 1].text
+    if joint == "and" and (kept[end].capital or not _is_sentence(found, question)):
         return False
     return joint in SMALL or joint in _RELATIVE
 
 
-def _strangers(content: Sequence[Word], start: int, question: Question) -> list[Word]:
-    """List the capitalised words before the gold that name something else: in no name with a word of the question."""
+def _leads_up(found: Sequence[Word], kept: Sequence[Word], before: Sequence[Word], question: Question) -> bool:
+    """Tell whether the words before a gold, `kept` with its first word, only lead up to it and name no rival."""
+    if not _is_sentence(found, question):
+        return False
+    if not any(word.capital for word in found) and len(before) > 2:
+        return False  # without capitals a rival looks like any other word
+    if _strangers(kept[:-1], question) or (before[-1] is kept[-2] and before[-1].capital):
+        return False
+    leads_in = found[0].text in ("in", "on", "during", "after", "since", "by", "according")
+    return leads_in or not any(word.breaks == "," for word in kept[1:])
+
+
+def _strangers(kept: Sequence[Word], question: Question) -> list[Word]:
+    """List the capitalised words that name something else: in no name with a word of the question."""
     runs: list[list[Word]] = [[]]
-    for word in content[:start]:
+    for word in kept:
         if not word.capital or word.breaks:
             runs.append([])
         runs[-1].append(word)
     free = [run for run in runs if not any(stem(word.text) in question.stems for word in run)]
-    return [word for run in free for word in run if word.capital and word is not content[0]]
-
-
-def _leads_in(found: Sequence[Word]) -> bool:
-    return found[0].text in ("in", "on", "during", "after", "since", "by", "according")
+    return [word for run in free for word in run if word.capital and word is not kept[0]]
 
 
 def _answering_sentence(text: str, question: Question) -> str:

@@ -152,7 +152,7 @@ _OTHERS = (
     r"\bbilmiyor(?:um|uz)\b|\bbilemiyorum\b|\bfikrim yok\b|\bbilinmiyor\b|\bbelirlenemez\b|\bcevaplayamam\b",
 )
 _DOUBTS = (
-    rf"(?:\bam |\bare |^){_ADV}not {_ADV}(?:sure|certain|confident|positive)\b|\bunsure\b|\buncertain\b",
+    rf"(?:\bam |\bare |^){_ADV}not {_ADV}(?:sure|certain|confident)\b|\bunsure\b|\buncertain\b",
     r"\b(?:cannot|could not) (?:be|say|tell|recall|remember|know|determine|confirm)(?: it| this|"
     r" that)? (?:\w{1,12} )?"
     r"(?:sure|certain|exactly|precisely|definitively|with (?:any |absolute |full )?certainty|confidently)\b",

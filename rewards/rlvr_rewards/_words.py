@@ -26,6 +26,7 @@ SMALL = vocabulary("""
     between just only simply typically
     usually generally mainly mostly primarily originally officially currently s answer correct would
 """)
+_NUMBERED = vocabulary("war part type chapter book volume phase bowl class stage level act king pope game")
 _ROMAN = {
     "ii": "2", "iii": "3", "iv": "4", "vi": "6", "vii": "7", "viii": "8", "ix": "9", "xi": "11", "xii": "12",
     "xiii": "13", "xiv": "14", "xv": "15", "xvi": "16", "xvii": "17", "xviii": "18", "xix": "19", "xx": "20",
@@ -65,7 +66,8 @@ def words(text: str) -> list[Word]:
         spelled = _spelled(raw)
         for part in spelled.split(" "):
             if part:
-                part = _ROMAN.get(part, part) if found else part
+                numbered = bool(found) and (found[-1].capital or found[-1].text in _NUMBERED)
+                part = _ROMAN.get(part, part) if numbered else part
                 found.append(Word(part, raw[0].isupper(), breaks))
                 breaks = ""
     return found
