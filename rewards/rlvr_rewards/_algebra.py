@@ -1,9 +1,8 @@
 """Compare expressions without a computer algebra system: exactly in a prime field, and numerically to refute.
 
-A small grammar (numbers, letters, + - * / ^, fractions, roots, parentheses) becomes a tree. Rational functions, square
-roots of rationals, pi and i have exact images in a finite field in which all primes up to 97 and -1 are squares: the
-same expression has the same image, and different ones collide with a chance below 1e-30. What the field cannot say is
-left to the symbolic worker, unless plain complex arithmetic shows that the two differ.
+Rational functions, square roots of rationals, pi and i have exact images in a finite field in which all primes up to 97
+and -1 are squares: the same expression has the same image, and different ones collide with a chance below 1e-30. What
+the field cannot say is left to the symbolic worker, unless plain complex arithmetic shows that the two differ.
 """
 
 from __future__ import annotations
@@ -11,212 +10,21 @@ from __future__ import annotations
 import cmath
 import hashlib
 import math
-import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any
 
-__all__ = ["UnknownForm", "differ", "multiples", "names", "number_of", "real_value", "tree", "verdict"]
+from rlvr_rewards._expression import Node, UnknownForm, names, tree
+
+__all__ = ["differ", "multiples", "real_value", "verdict"]
 
 _SMALL_PRIMES = tuple(p for p in range(2, 100) if all(p % q for q in range(2, p)))
 _SIZE = 16777217 * 4 * math.prod(_SMALL_PRIMES) + 1  # a prime, 1 mod 8 and mod each odd small prime
-_LONGEST = 600
-_DEEPEST = 30
-_TOKEN = re.compile(
-    r"\s*(?:(\d+(?:,\d{3})+(?!\d)|\d+)(\.\d+)?|(\.\d+)|\\([A-Za-z]+)|([A-Za-z])|(\*\*|[-+*/^_(){}\[\]|!]))"
-)
-_SYMBOLS = frozenset(
-    re.findall(
-        r"\w+",
-        "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau "
-        "upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell hbar",
-    )
-)
 _FUNCTIONS: dict[str, Callable[[complex], complex]] = {
     "sin": cmath.sin, "cos": cmath.cos, "tan": cmath.tan, "ln": cmath.log, "exp": cmath.exp,
     "sec": lambda z: 1 / cmath.cos(z), "csc": lambda z: 1 / cmath.sin(z), "cot": lambda z: 1 / cmath.tan(z),
-    "sinh": cmath.sinh, "cosh": cmath.cosh, "tanh": cmath.tanh, "abs": lambda z: complex(abs(z)),
+    "sinh": cmath.sinh, "cosh": cmath.cosh, "tanh": cmath.tanh,
 }  # fmt: skip
-
-
-class UnknownForm(Exception):
-    """The text or the operation is beyond this module."""
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """An operation on nodes: "number", "symbol", "+", "*", "/", "^", "sqrt" or a function's name."""
-
-    kind: str
-    parts: tuple[Any, ...]
-
-
-def tree(text: str) -> Node:
-    """Parse a tidied expression. Errors: UnknownForm."""
-    if len(text) > _LONGEST:
-        raise UnknownForm
-    return _Parser(text).whole()
-
-
-class _Parser:
-    """Recursive descent with a bound on its depth. A product after a slash ("1/2x") has two readings, and none here."""
-
-    def __init__(self, text: str) -> None:
-        self._tokens = list(self._split(text))
-        self._at = 0
-        self._depth = 0
-
-    @staticmethod
-    def _split(text: str) -> Iterator[tuple[str, str]]:
-        at, text = 0, text.strip()
-        while at < len(text):
-            match = _TOKEN.match(text, at)
-            if match is None:
-                raise UnknownForm
-            integer, decimal, bare, command, letter, sign = match.groups()
-            if integer or bare:
-                yield "number", (integer or "").replace(",", "") + (decimal or bare or "")
-            elif letter:
-                yield "letter", letter
-            else:
-                yield ("command", command) if command else ("sign", "^" if sign == "**" else sign)
-            at = match.end()
-
-    def _peek(self) -> tuple[str, str]:
-        return self._tokens[self._at] if self._at < len(self._tokens) else ("end", "")
-
-    def _take(self, sign: str) -> bool:
-        if self._peek() == ("sign", sign):
-            self._at += 1
-            return True
-        return False
-
-    def _need(self, sign: str) -> None:
-        if not self._take(sign):
-            raise UnknownForm
-
-    def whole(self) -> Node:
-        node = self._sum()
-        if self._peek()[0] != "end":
-            raise UnknownForm
-        return node
-
-    def _sum(self) -> Node:
-        self._depth += 1
-        if self._depth > _DEEPEST:
-            raise UnknownForm
-        terms = []
-        while True:
-            negative = False
-            while self._peek() in (("sign", "+"), ("sign", "-")):
-                negative ^= self._peek()[1] == "-"
-                self._at += 1
-            term = self._product()
-            terms.append(Node("*", (Node("number", (Fraction(-1),)), term)) if negative else term)
-            if self._peek() not in (("sign", "+"), ("sign", "-")):
-                break
-        self._depth -= 1
-        return terms[0] if len(terms) == 1 else Node("+", tuple(terms))
-
-    def _product(self) -> Node:
-        node, divided = self._power(), False
-        while True:
-            if self._take("/") or self._peek() == ("command", "div"):
-                self._at += self._peek() == ("command", "div")
-                node, divided = Node("/", (node, self._signed())), True
-            elif self._take("*") or self._peek() in (("command", "cdot"), ("command", "times")):
-                self._at += self._peek()[0] == "command" and self._peek()[1] in ("cdot", "times")
-                node = Node("*", (node, self._signed()))
-            elif self._starts():
-                if divided:
-                    raise UnknownForm
-                node = Node("*", (node, self._power()))
-            else:
-                return node
-
-    def _starts(self) -> bool:
-        kind, text = self._peek()
-        return kind in ("letter", "command", "number") or (kind == "sign" and text in "({[")
-
-    def _signed(self) -> Node:
-        if self._take("-"):
-            return Node("*", (Node("number", (Fraction(-1),)), self._power()))
-        self._take("+")
-        return self._power()
-
-    def _power(self) -> Node:
-        base = self._atom()
-        if not self._take("^"):
-            if self._peek() == ("sign", "!"):
-                raise UnknownForm
-            return base
-        exponent = self._signed() if self._peek()[1] in "+-" else self._atom()
-        if self._peek() == ("sign", "^"):
-            raise UnknownForm
-        return Node("^", (base, exponent))
-
-    def _atom(self) -> Node:
-        kind, text = self._peek()
-        self._at += 1
-        if kind == "number":
-            return Node("number", (Fraction(text),))
-        if kind == "letter":
-            return self._symbol(text)
-        if kind == "command":
-            return self._command(text)
-        closing = {"(": ")", "{": "}", "[": "]"}.get(text)
-        if closing is None:
-            raise UnknownForm
-        node = self._sum()
-        self._need(closing)
-        return node
-
-    def _symbol(self, name: str) -> Node:
-        if self._take("_"):
-            kind, text = self._peek()
-            if kind not in ("number", "letter"):
-                raise UnknownForm
-            self._at += 1
-            name += "_" + text
-        return Node("symbol", (name,))
-
-    def _command(self, name: str) -> Node:
-        if name == "pi" or name in _SYMBOLS:
-            return self._symbol(name)
-        if name == "frac":
-            return Node("/", (self._group(), self._group()))
-        if name == "sqrt":
-            if self._take("["):
-                kind, degree = self._peek()
-                self._at += 1
-                self._need("]")
-                if kind != "number" or not degree.isdigit() or not 0 < int(degree) < 100:
-                    raise UnknownForm
-                return Node("^", (self._group(), Node("number", (Fraction(1, int(degree)),))))
-            return Node("sqrt", (self._group(),))
-        if name in _FUNCTIONS and self._peek() in (("sign", "("), ("sign", "{")):
-            return Node(name, (self._atom(),))
-        raise UnknownForm
-
-    def _group(self) -> Node:
-        self._need("{")
-        node = self._sum()
-        self._need("}")
-        return node
-
-
-def names(node: Node) -> set[str]:
-    """Give the letters of an expression, constants included."""
-    found: set[str] = set()
-    todo = [node]
-    while todo:
-        one = todo.pop()
-        if one.kind == "symbol":
-            found.add(one.parts[0])
-        todo += [part for part in one.parts if isinstance(part, Node)]
-    return found
 
 
 @lru_cache(maxsize=1)
@@ -257,9 +65,9 @@ def _image(node: Node, point: int) -> int:
     if node.kind == "symbol":
         return _symbol_image(node.parts[0], point)
     if node.kind == "sqrt":
-        return _sqrt_image(number_of(node.parts[0]))
+        return _sqrt_image(_number_of(node.parts[0]))
     if node.kind == "^":
-        exponent = number_of(node.parts[1])
+        exponent = _number_of(node.parts[1])
         if exponent is None or exponent.denominator != 1 or abs(exponent) > 10**9:
             raise UnknownForm
         base = _image(node.parts[0], point)
@@ -306,13 +114,13 @@ def _integer_root(number: int) -> tuple[int, int]:
     return (image * whole % _SIZE, 1) if whole * whole == number else (image, number)
 
 
-def number_of(node: Node) -> Fraction | None:
+def _number_of(node: Node) -> Fraction | None:
     """Give the value of an expression of small rationals; None where it has letters, roots or long powers."""
     if node.kind == "number":
         return node.parts[0]
     if node.kind not in ("+", "*", "/"):
         return None
-    values = [number_of(part) for part in node.parts]
+    values = [_number_of(part) for part in node.parts]
     if any(v is None or abs(v.numerator) > 10**60 or v.denominator > 10**60 for v in values):
         return None
     known = [v for v in values if v is not None]
@@ -380,12 +188,11 @@ def differ(said: Node, gold: Node) -> bool:
     return False
 
 
-def real_value(node: Node) -> float | None:
-    """Give the value of a real constant; None where there are letters or it is not real."""
-    if names(node) - {"pi", "e"}:
-        return None
+def real_value(text: str) -> float | None:
+    """Give the value of a tidied real constant; None where there are letters or it is not real."""
     try:
-        value = _Numeric(0).value(node)
+        node = tree(text)
+        value = 1j if names(node) - {"pi", "e"} else _Numeric(0).value(node)
     except UnknownForm:
         return None
     return value.real if value.imag == 0 else None

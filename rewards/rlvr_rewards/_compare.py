@@ -14,33 +14,15 @@ from dataclasses import dataclass
 
 from rlvr_rewards import _algebra
 from rlvr_rewards._notation import key, tidy
+from rlvr_rewards._policy import posed_in, restates
 from rlvr_rewards._shapes import Shape, atoms, region, shape, sides
 from rlvr_rewards._values import agree, number
+from rlvr_rewards._wording import MATH_WORDS, choice, chosen, is_words, same_words
 
-__all__ = ["Equal", "GoldError", "check", "is_name", "same"]
+__all__ = ["Equal", "GoldError", "check", "same"]
 
 Equal = Callable[[str, str], "bool | None"]  # (said, gold), both tidied; None where it cannot tell
 
-_FAMILIES = {
-    name: family
-    for family, members in {
-        "integral": "int iint iiint oint", "sum": "sum", "product": "prod", "limit": "lim limsup liminf",
-        "choice": "binom choose", "logarithm": "log ln lg", "trigonometry": "sin cos tan cot sec csc",
-        "angle": "arcsin arccos arctan arccot sin^{-1} cos^{-1} tan^{-1}", "hyperbolic": "sinh cosh tanh coth",
-        "rounding": "lfloor lceil floor ceil", "extreme": "max min sup inf", "divisor": "gcd lcm",
-        "remainder": "bmod mod pmod", "determinant": "det", "derivative": "partial nabla", "dots": "dots ldots cdots",
-        "factorial": "!", "absolute": "|", "repetition": "overline", "part": "Re Im arg", "probability": "Pr",
-    }.items()
-    for name in members.split()
-}  # fmt: skip
-_OPERATORS = re.compile(r"\\?([A-Za-z]+)|([!|])|\.\.\.")
-_COUNTED = re.compile(r"\\(?:frac|sqrt|cdot|times|div)|[-+*/^]")
-_FORMS = {
-    "derivative": re.compile(r"\\frac ?\{ ?d\b"),
-    "tower": re.compile(r"\^ ?(?:\{[^{}]*|\w)\^"),
-    "long power": re.compile(r"(?:\^|\*\*) ?\{? ?[-+]?\d{4,}"),
-    "double power": re.compile(r"\*\*[^*]*\*\*"),
-}
 _RELATION = re.compile(
     r"(?<![<>!])=|\\(?:le|ge|ne|in|notin|approx|equiv|sim|to|rightarrow|Rightarrow|mid)(?![A-Za-z])|[<>]"
 )
@@ -48,25 +30,8 @@ _INEQUALITY = re.compile(r"\\(?:le|ge|ne|notin)(?![A-Za-z])|[<>]")
 _SIGN = r"(?:=|<|>|\\(?:le|ge|ne)(?![A-Za-z]))"
 _SOLVED = re.compile(rf"^[A-Za-z](?:_?\d)? ?{_SIGN}|{_SIGN} ?[A-Za-z](?:_?\d)? ?(?:{_SIGN}|$)")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}(?![A-Za-z])")
-_MATH_WORDS = frozenset(
-    re.findall(
-        r"\w+",
-        "sin cos tan cot sec csc log ln exp sqrt arcsin arccos arctan sinh cosh tanh mod gcd lcm max min det",
-    )
-)
-_CHOICE = re.compile(
-    r"(?:(?:option|choice|answer)\s+)?(?:\(\s*([A-Z])\s*\)|([A-Z])(?=[).:]|\s|$)[).:]?)\s*(.*)", re.IGNORECASE
-)
 _LABEL = re.compile(r"(?:\( ?[A-J] ?\)|[A-J][.)](?= ))\s*(?=\S)")
-_COPULA = re.compile(r"^.*\b(?:is|are|was|were|be|equals|called|on|at|:)\s+(?:an?\s+|the\s+)?", re.IGNORECASE)
 _ASIDE = re.compile(r"(?<=\d) *\((?![^()]*\b(?:not|or|no|wrong|mod)\b)[A-Za-z][A-Za-z ,.-]{3,}\)$")  # 19 (nineteen)
-_NONE = "no solution"
-_SYNONYMS = {
-    "no solutions": _NONE, "no real solution": _NONE, "no real solutions": _NONE, "none": _NONE, "emptyset": _NONE,
-    "there is no solution": _NONE, "there are no solutions": _NONE, "empty set": _NONE, "no real roots": _NONE,
-    "does not exist": "undefined", "dne": "undefined", "all reals": "all real numbers", "mathbb r": "all real numbers",
-    "true": "yes", "false": "no", "infinitely many solutions": "infinitely many", "infinity": "infinitely many",
-}  # fmt: skip
 
 
 class GoldError(Exception):
@@ -109,7 +74,7 @@ def check(gold: str, *, evaluate: Callable[[str], None]) -> None:
 
 def _exact_kind(gold: str) -> bool:
     """Tell whether a gold is a number, a choice or words, which never need computer algebra."""
-    return number(gold) is not None or _choice(gold) is not None or _is_words(gold)
+    return number(gold) is not None or choice(gold) is not None or is_words(gold)
 
 
 def _compared(said: Shape, gold: Shape, case: _Case) -> bool | None:
@@ -144,7 +109,7 @@ def _compared(said: Shape, gold: Shape, case: _Case) -> bool | None:
 
 def _to_region(gold: Shape, said: Shape) -> bool:
     """Tell whether either side of two atoms is an inequality or the real line."""
-    return region(gold) is not gold and region(said) is not said
+    return region(gold) is not gold and region(said) is not said and key(said.text) != key(gold.text)
 
 
 def _undecided_relation(said: Shape, gold: Shape, case: _Case) -> bool | None:
@@ -244,14 +209,13 @@ def _atom(said: str, gold: str, case: _Case) -> bool | None:
     said = _ASIDE.sub("", said)
     if wanted is not None:
         given = number(_last_side(said, decimal="." in meant), comma=wanted.exact.denominator != 1)
-        if given is None or (given.ratio and key(said) != key(meant) and _posed(said, case)):
+        if given is None or (given.ratio and key(said) != key(meant) and posed_in(said, case.posed)):
             return False
         return agree(given, wanted, percent_asked=case.percent_asked)
-    if (choice := _choice(meant)) is not None:
-        return _chosen(said, *choice)
-    if _is_words(meant):
-        forms = {_words(said), _words(_COPULA.sub("", said))}
-        return _words(meant) in forms
+    if (letter := choice(meant)) is not None:
+        return chosen(said, *letter)
+    if is_words(meant):
+        return same_words(said, meant)
     if _RELATION.search(meant) or (_RELATION.search(gold) and _is_equation(said)):
         return _relation(said, gold, case)
     if _INEQUALITY.search(said):
@@ -279,48 +243,6 @@ def _last_side(text: str, *, decimal: bool = False) -> str:
     return parts[-1]
 
 
-def is_name(gold: str) -> bool:
-    """Tell whether a gold is words or a choice."""
-    return number(gold) is None and (_choice(gold) is not None or _is_words(gold))
-
-
-def _choice(gold: str) -> tuple[str, str] | None:
-    """Read a gold that is a letter of a multiple choice, with the text of the choice if it is there."""
-    match = _CHOICE.fullmatch(gold)
-    if match is None or not (match[1] or match[2]).isupper():
-        return None
-    letter, rest = match[1] or match[2], match[3].strip()
-    if rest and not match[1] and not _is_words(rest):
-        return None
-    return letter, rest
-
-
-def _chosen(said: str, letter: str, rest: str) -> bool:
-    match = _CHOICE.fullmatch(said)
-    if match is not None and (match[1] or (match[2].isupper() and (not match[3] or not match[3][0].islower()))):
-        return (match[1] or match[2]).upper() == letter
-    reasoned = re.match(r"\(?([A-Z])\)?,? (?:because|since|as)\b", said)
-    if reasoned:
-        return reasoned[1] == letter
-    return bool(rest) and _words(said) == _words(rest)
-
-
-def _is_words(text: str) -> bool:
-    words = re.findall(r"[A-Za-z]+", text)
-    if not re.fullmatch(r"\\?[A-Za-z][A-Za-z '.:\d-]*", text) or not any(len(w) >= 3 for w in words):
-        return bool(re.fullmatch(r"\d{1,2}:\d\d ?[ap]\.? ?m\.?.*", text, re.IGNORECASE)) or text.lower() in (
-            "no",
-            "yes",
-        )
-    return not _MATH_WORDS & set(words) and (not text.startswith("\\") or text == "\\emptyset")
-
-
-def _words(text: str) -> str:
-    plain = " ".join(re.sub(r"[^\w: ]|_", " " if "." not in text else "", text.casefold()).split())
-    plain = re.sub(r"^(?:an?|the) ", "", plain)
-    return _SYNONYMS.get(plain, plain)
-
-
 def _relation(said: str, gold: str, case: _Case) -> bool | None:
     """Compare equations and inequalities. Where the gold is solved for its only letter, the answer must be as well."""
     if not _RELATION.search(said):
@@ -328,7 +250,7 @@ def _relation(said: str, gold: str, case: _Case) -> bool | None:
     solved, letters = _SOLVED.search(gold), _letters(gold)
     if solved and len(letters) == 1 and not _SOLVED.search(said):
         return False
-    if _restates(said, gold, case):
+    if restates(said, gold, posed=case.posed):
         return False
     ours, theirs = said.split("="), gold.split("=")
     if len(ours) == len(theirs) == 2 and not _INEQUALITY.search(said + gold):
@@ -345,14 +267,14 @@ def _letters(text: str) -> set[str]:
 def _expression(said: str, gold: str, case: _Case) -> bool | None:
     if key(said) == key(gold):
         return True
-    if not said or (any(word not in _MATH_WORDS for word in _WORD.findall(said)) and not _WORD.findall(gold)):
+    if not said or (any(word not in MATH_WORDS for word in _WORD.findall(said)) and not _WORD.findall(gold)):
         said = _without_unit(said)
-        if not said or any(word not in _MATH_WORDS for word in _WORD.findall(said)):
+        if not said or any(word not in MATH_WORDS for word in _WORD.findall(said)):
             return False
     gold = _without_unit(gold)
     if _rounds_to(said, gold):
         return True
-    if _restates(said, gold, case):
+    if restates(said, gold, posed=case.posed):
         return False
     verdict = _algebra.verdict(said, gold)
     return case.equal(said, gold) if verdict is None else verdict
@@ -368,37 +290,7 @@ def _rounds_to(said: str, gold: str) -> bool:
     value = number(said)
     if value is None or value.digits < 6 or value.decimals < 4:
         return False
-    try:
-        exact = _algebra.real_value(_algebra.tree(gold))
-    except _algebra.UnknownForm:
-        return False
+    exact = _algebra.real_value(gold)
     if exact is None or value.digits > 15:
         return False
     return abs(exact - float(value.size)) * 10**value.decimals <= 0.5000001
-
-
-def _restates(said: str, gold: str, case: _Case) -> bool:
-    """Tell whether an answer leaves work undone: operators that the gold lacks, great length, the task's own words."""
-    if _operators(said) - _operators(gold):
-        return True
-    if len(_COUNTED.findall(said)) > 3 * len(_COUNTED.findall(gold)) + 12:
-        return True
-    return _posed(said, case)
-
-
-def _posed(said: str, case: _Case) -> bool:
-    """Tell whether the task's text holds a calculation as it was answered, not within a longer one."""
-    ours = said.replace(" ", "")
-    if not case.posed or not _COUNTED.search(ours.lstrip("+-")):
-        return False
-    spelled = " ?".join(r"[{}]?" if c in "{}" else re.escape(c) for c in ours)
-    return re.search(rf"(?<![-+*/^.)}}\w\\])(?<![-+*/^] ){spelled}(?![\w^(])(?! ?[-+*/^])", case.posed) is not None
-
-
-def _operators(text: str) -> set[str]:
-    found = {name for name, pattern in _FORMS.items() if pattern.search(text)}
-    for match in _OPERATORS.finditer(text):
-        name = match[1] or match[2] or "dots"
-        if name in _FAMILIES:
-            found.add(_FAMILIES[name])
-    return found

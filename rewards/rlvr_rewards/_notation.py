@@ -53,6 +53,8 @@ _REWRITES = tuple(
         (rf"\\frac\s*{_ARGUMENT}\s*{_ARGUMENT}", lambda m: rf"\frac{{{_bare(m[1])}}}{{{_bare(m[2])}}}"),
         (r"\\frac\s*(\d|[A-Za-z])\s*\{", r"\\frac{\1}{"),
         (r"\\sqrt\s*(\d|[A-Za-z])", r"\\sqrt{\1}"),
+        (r"(?<![\w}])\{(\d+)\}/\{(\d+)\}", r"\1/\2"),
+        (r"∛\s*(\d+|[A-Za-z])", r"\\sqrt[3]{\1}"),
         (r"√\s*\(([^()]*)\)|√\s*\{([^{}]*)\}|√\s*(\d+|[A-Za-z]|\\pi)", r"\\sqrt{\1\2\3}"),
         (r"(?<![\\A-Za-z])(?:sqrt|Sqrt)\s*\(((?:[^()]|\([^()]*\))*)\)", r"\\sqrt{\1}"),
         (r"(?<![\\A-Za-z])sqrt\s*(\d+)", r"\\sqrt{\1}"),

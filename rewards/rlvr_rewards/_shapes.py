@@ -28,9 +28,11 @@ _NAME = re.compile(
     r"(?: ?\((?:[A-Za-z]|\\[A-Za-z]+)(?:, ?[A-Za-z]){0,3}\))?"
     r"|\((?:[A-Za-z](?:_?\d)?)(?:, ?[A-Za-z](?:_?\d)?){1,5}\)"
 )
+_MIRRORED = re.compile(r"([\[\]])([^\[\]()]*[,;][^\[\]()]*)([\[\]])")
+_BUILDER = re.compile(r"\\\{ ?[A-Za-z](?: ?\\in ?\\mathbb\{R\})? ?[|:] ?([^|]+)\\\}")
 _RELATION = re.compile(r"\\(?:le|ge|ne)(?![A-Za-z])|[<>]")
 _FLIPPED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le", "\\ne": "\\ne"}
-_ALL = "\\mathbb{R}"
+_ALL = ("\\mathbb{r}", "allrealnumbers", "allreals")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ def cut(text: str, pattern: re.Pattern[str]) -> list[tuple[str, str]]:
 @lru_cache(maxsize=4096)
 def shape(text: str, depth: int = 0, inside: bool = False) -> Shape:
     """Take a tidied answer apart. `inside` brackets a comma separates, whatever stands around it."""
-    text = text.strip()
+    text = _mirrored(text.strip())
     if depth > _DEEPEST or len(text) > 4000:
         return Shape("atom", text)
     pieces = _pieces(text, inside)
@@ -71,6 +73,14 @@ def shape(text: str, depth: int = 0, inside: bool = False) -> Shape:
         inner = shape(value, depth + 1, inside)
         return Shape(inner.kind, text if inner.kind == "atom" else value, inner.items, inner.ends, key(name))
     return _single(text, depth)
+
+
+def _mirrored(text: str) -> str:
+    """Write ]0, 1[ as (0, 1)."""
+    match = _MIRRORED.fullmatch(text)
+    if match is None or (match[1], match[3]) == ("[", "]"):
+        return text
+    return ("(" if match[1] == "]" else "[") + match[2] + (")" if match[3] == "[" else "]")
 
 
 def _pieces(text: str, inside: bool) -> list[tuple[str, str]]:
@@ -130,6 +140,8 @@ def _bracketed(text: str, depth: int) -> Shape:
         if text.startswith(opening) and text.endswith(closing) and _encloses(text):
             inner = shape(text[len(opening) : -len(closing)], depth + 1, True)
             if kind == "set":
+                if builder := _BUILDER.fullmatch(text):
+                    return region(shape(builder[1].strip(), depth + 1))
                 items = inner.items if inner.kind == "list" else (inner,) if inner.text else ()
                 return Shape("set", text, items)
             if inner.kind == "list":
@@ -180,7 +192,7 @@ def region(one: Shape) -> Shape:
             return Shape("union", one.text, tuple(parts))
     if one.kind != "atom":
         return one
-    if one.text.replace(" ", "") == _ALL:
+    if one.text.replace(" ", "").lower() in _ALL:
         return _interval("(", "-\\infty", "\\infty", ")")
     left_out = re.fullmatch(r"\\mathbb\{R\} ?(?:\\setminus|\\backslash|-) ?\\\{([^,{}]+)\\\}", one.text)
     if left_out:

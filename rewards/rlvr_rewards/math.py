@@ -17,6 +17,7 @@ from rlvr_rewards import _answer, _compare, _symbolic
 from rlvr_rewards._notation import key, tidy
 from rlvr_rewards._shapes import Shape, shape
 from rlvr_rewards._values import number
+from rlvr_rewards._wording import is_name
 from rlvr_rewards.abstention import abstains
 
 __all__ = ["Math"]
@@ -155,7 +156,7 @@ def _reading(said: str, gold: str, found: _answer.Found | None) -> str:
     if not _answer.prose(said) or (len(said) <= limit and key(tidy(said)) == key(tidy(gold))):
         return said if len(said) <= limit else ""
     meant = _shape_of(gold)
-    if meant.kind == "atom" and _compare.is_name(meant.text):
+    if meant.kind == "atom" and is_name(meant.text):
         return _named(said, meant.text, limit=limit, marked=marked)
     read = _answer.formula(said) or ""
     if not read and meant.kind == "atom" and number(meant.text) is None:
