@@ -35,6 +35,7 @@ _OPENING = re.compile(
 _NUMERIC_DATE = re.compile(r"\d{1,4}/\d{1,2}/\d{1,4}")
 _NOT_BUT = re.compile(r"\bnot (?:in |by |the )?[\w' ]{1,40}?,? (?:but|it's|it is) ", re.IGNORECASE)
 _LAST = re.compile(r"(?:so|thus|therefore|hence|in conclusion|in summary|overall|the answer)\b", re.IGNORECASE)
+_JOINTS = _RELATIVE | vocabulary("or what how why whom whose")
 _YES_NO = frozenset(("yes", "no", "true", "false"))
 
 
@@ -164,7 +165,8 @@ def _names_person(found: Sequence[Word], gold: Gold, *, question: Question) -> b
 
 def _is_sentence(found: Sequence[Word], question: Question) -> bool:
     """Tell a sentence, which may say more than the gold, from a bare answer: by a verb or by words of the question."""
-    return any(w.text in _VERBS or (stem(w.text) in question.stems and w.text not in SMALL) for w in found)
+    told = [word for word in found if word.text not in SMALL and word.text not in _JOINTS]
+    return any(word.text in _VERBS for word in found) or any(stem(word.text) in question.stems for word in told)
 
 
 def _same_words(given: Sequence[Word], meant: Sequence[Word], *, question: Question) -> bool:
@@ -182,6 +184,8 @@ def _same_words(given: Sequence[Word], meant: Sequence[Word], *, question: Quest
     if is_list and sorted(one) == sorted(other):
         return True
     rest, wanted = ([stem for stem in stems if stem not in question.stems] for stems in (one, other))
+    if _NEGATIONS & ({word.text for word in given} - {word.text for word in meant}):
+        return False
     return bool(wanted) and rest == wanted and set(one) <= set(other) | question.stems and len(given) <= len(meant) + 2
 
 
@@ -205,6 +209,8 @@ def _as_amount(said: str, gold: Gold, *, question: Question, tolerance: float, c
     ):
         return Match.NONE
     before = words(said[: found[0].start])
+    if len(wanted) == 1 and any(re.search(r"\d", w.text) and stem(w.text) not in question.stems for w in before):
+        return Match.NONE
     extra = [word for word in before if word.text not in SMALL and _is_name(word, question=question)]
     if extra and (not _is_sentence(words(said), question) or _strangers(content(before), question)):
         return Match.NONE
@@ -281,8 +287,13 @@ def _leads_up(found: Sequence[Word], kept: Sequence[Word], before: Sequence[Word
         return False
     if not any(word.capital for word in found) and len(before) > 2:
         return False  # without capitals a rival looks like any other word
-    if _strangers(kept[:-1], question) or (before[-1] is kept[-2] and before[-1].capital):
+    if _strangers(kept[:-1], question):
         return False
+    beside = (
+        before[-1] is kept[-2] and found[next(i for i, word in enumerate(found) if word is kept[-1]) - 1] is kept[-2]
+    )
+    if beside and (before[-1].capital or not (kept[-1].capital or kept[-1].text[0].isdigit())):
+        return False  # "average instantaneous speed" may be two guesses
     leads_in = found[0].text in ("in", "on", "during", "after", "since", "by", "according")
     return leads_in or not any(word.breaks == "," for word in kept[1:])
 
@@ -291,7 +302,7 @@ def _strangers(kept: Sequence[Word], question: Question) -> list[Word]:
     """List the capitalised words that name something else: in no name with a word of the question."""
     runs: list[list[Word]] = [[]]
     for word in kept:
-        if not word.capital or word.breaks:
+        if not word.capital or word.breaks or not (runs[-1] and runs[-1][-1].capital):
             runs.append([])
         runs[-1].append(word)
     free = [run for run in runs if not any(stem(word.text) in question.stems for word in run)]

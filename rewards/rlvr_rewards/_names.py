@@ -27,16 +27,18 @@ _SHORT_FORMS = {short: full for full, *shorts in map(str.split, _FORMS.split(";"
 def same_person(said: Sequence[str], meant: Sequence[str]) -> bool:
     """Compare two names, given as words in one spelling.
 
-    A surname alone stands for a full name and the other way round; between full names the first and the last must
-    agree, initials standing for names, and a middle name may be missing but not another one.
+    A surname alone stands for a full name. Between full names the first and the last must agree, initials standing for
+    names, and a middle name may be missing but not another one.
     """
     one, other = (_bare(name) for name in (said, meant))
     if not one or not other or len(one) > 5 or any(not word.isalpha() for word in (*one, *other)):
         return False
     if one[-1] != other[-1]:
         return False
-    if len(one) == 1 or len(other) == 1:
+    if len(one) == 1:
         return len(one[-1]) > 2
+    if len(other) == 1:  # "Cher Madonna" is two guesses
+        return False
     if not _agree(one[0], other[0]):
         return False
     few, many = sorted((one[1:-1], other[1:-1]), key=len)

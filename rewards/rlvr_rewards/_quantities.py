@@ -56,7 +56,7 @@ _YEARLY = "january february march april may june july august september october n
 _MONTHS = _YEARLY.split()
 _MONTH = "|".join(f"{month}|{month[:3]}|{month[:4]}" for month in _MONTHS)
 _DAY = r"(?:the )?(\d{1,2})(?:st|nd|rd|th)?"
-_YEAR = r"(\d{4}|\d{1,4} ?(?:ad|bc|bce|ce)\b)"
+_YEAR = r"(\d{3,4}|\d{1,4} ?(?:ad|bc|bce|ce)\b)"
 _DATES = (
     ("dmy", re.compile(rf"\b{_DAY}(?: of)? ({_MONTH})\b\.? ?,? ?(?:(?:of |in )?{_YEAR})?(?!\d)", re.IGNORECASE)),
     ("mdy", re.compile(rf"\b({_MONTH})\b\.? {_DAY}\b(?! ?\d{{3}}) ?,? ?(?:(?:of |in )?{_YEAR})?(?!\d)", re.IGNORECASE)),
@@ -153,6 +153,8 @@ def same_date(said: Date, meant: Date, *, coarse: bool) -> bool:
 
 def _agree(pairs: Sequence[tuple[object, object]], *, coarse: bool) -> bool:
     if any(said is not None and meant is not None and said != meant for said, meant in pairs):
+        return False
+    if not any(said is not None and said == meant for said, meant in pairs):
         return False
     left_out = [said is None and meant is not None for said, meant in pairs]
     return not left_out[0] and (coarse or not any(left_out))
