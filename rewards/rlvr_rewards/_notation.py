@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 
 __all__ = ["key", "plain", "tidy"]
 
@@ -84,6 +85,8 @@ _TEXT = re.compile(
     r"boldsymbol|bm|underline|bold)\s*\{([^{}]*)\}"
 )
 _WRAPPED = re.compile(r"\{[^{}]*\}|\"[^\"]*\"")
+_PLAIN = re.compile(r"-?[\d]+(?:\.\d+)?", re.ASCII)  # most golds and many answers need no rewriting
+_CACHED = 600  # characters of a text that is worth remembering
 _SPACES = re.compile(r"(?<![\dA-Za-z]) +| +(?![\dA-Za-z])")
 
 
@@ -102,7 +105,18 @@ def plain(text: str) -> str:
 
 
 def tidy(text: str) -> str:
-    """Write an answer in one way. Idempotent on what graders compare; the end punctuation of a sentence goes too."""
+    """Write an answer in one way; the punctuation that ends a sentence goes too."""
+    if _PLAIN.fullmatch(text):
+        return text
+    return _tidied(text) if len(text) <= _CACHED else _rewritten(text)
+
+
+@lru_cache(maxsize=4096)
+def _tidied(text: str) -> str:
+    return _rewritten(text)
+
+
+def _rewritten(text: str) -> str:
     text = plain(text)
     if "\\begin" not in text:
         text = re.sub(r"\\\\(?=[A-Za-z{}\[\]()])", r"\\", text)  # backslashes that were escaped twice

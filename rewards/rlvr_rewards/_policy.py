@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 __all__ = ["posed_in", "restates"]
 
@@ -18,6 +19,7 @@ _FAMILIES = {
     }.items()
     for name in members.split()
 }  # fmt: skip
+_FILLING = re.compile(r"[ {}]")
 _OPERATORS = re.compile(r"\\?([A-Za-z]+)|([!|])|\.\.\.")
 _COUNTED = re.compile(r"\\(?:frac|sqrt|cdot|times|div)|[-+*/^]")
 _FORMS = {
@@ -37,10 +39,17 @@ def restates(said: str, gold: str, *, posed: str) -> bool:
     return posed_in(said, posed)
 
 
+@lru_cache(maxsize=1024)
+def _without_filling(posed: str) -> str:
+    return _FILLING.sub("", posed)
+
+
 def posed_in(said: str, posed: str) -> bool:
     """Tell whether the task's text holds a calculation as it was answered, not within a longer one."""
     ours = said.replace(" ", "")
     if not posed or not _COUNTED.search(ours.lstrip("+-")):
+        return False
+    if _FILLING.sub("", ours) not in _without_filling(posed):
         return False
     spelled = " ?".join(r"[{}]?" if c in "{}" else re.escape(c) for c in ours)
     return re.search(rf"(?<![-+*/^.)}}\w\\])(?<![-+*/^] ){spelled}(?![\w^(])(?! ?[-+*/^])", posed) is not None

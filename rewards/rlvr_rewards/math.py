@@ -15,7 +15,7 @@ from typing import NamedTuple
 from rlvr.types import Grade, Rollout, Task, Ungraded, Verdict
 from rlvr_rewards import _answer, _compare, _symbolic
 from rlvr_rewards._notation import key, tidy
-from rlvr_rewards._shapes import Shape, shape
+from rlvr_rewards._shapes import Shape, shape, sides
 from rlvr_rewards._values import number
 from rlvr_rewards._wording import is_name
 from rlvr_rewards.abstention import abstains
@@ -159,7 +159,7 @@ def _reading(said: str, gold: str, found: _answer.Found | None) -> str:
     if meant.kind == "atom" and is_name(meant.text):
         return _named(said, meant.text, limit=limit, marked=marked)
     read = _answer.formula(said) or ""
-    if not read and meant.kind == "atom" and number(meant.text) is None:
+    if not read and meant.kind == "atom" and number(sides(meant.text)[1]) is None:
         read = _answer.run(said)
     if meant.kind in ("list", "set", "tuple") and (listed := _answer.series(said)):
         read = listed if "," not in read else read
