@@ -35,7 +35,8 @@ _THINGS = (
 )
 _FIND = (
     r"(?:know|solve|answer|determine|tell|say|give|provide|verify|confirm|find|recall|remember|identify|compute|"
-    r"calculate|figure|work|help|access|locate|offer|respond|ascertain|establish|predict|conclude|decide|think of|"
+    r"calculate|figure|work|help|access|locate|offer|respond|ascertain|establish|predict|conclude|decide|"
+    r"think of(?! any)|"
     r"place|name|come up|do)\b"
 )
 _FOUND = (
@@ -50,7 +51,8 @@ _OPEN = (
 ).replace("{adv}", _ADV)
 
 _ENGLISH = (
-    rf"\b{_I}do not {_ADV}(?:know|recall|remember|recognize|recognise|have {_THINGS})(?! (?:better|more)\b)",
+    rf"\b{_I}do not {_ADV}(?:know|recall|remember|recognize|recognise|(?:have|possess|"
+    rf"hold) {_THINGS})(?! (?:better|more)\b)",
     r"\bi do not have (?:personal|opinions|feelings|beliefs|preferences)\b|\bi (?:forgot|have forgotten)\b|"
     r"\bi wish i knew\b",
     r"\bguess is as good as mine\b|\b(?:a )?mystery to me\b|\bnot something (?:that )?i know\b|"
@@ -88,6 +90,9 @@ _ENGLISH = (
     rf"training data) {_ADV}(?:do|does|did) not {_ADV}(?:mention|say|state|specify|provide|contain|include|give|"
     rf"indicate|"
     r"reveal|tell|disclose|address)\b",
+    r"\bhave not (?:a|the|any) (?:clue|idea)\b|\b(?:that|which) (?:i|we) do not (?:have|know)\b|"
+    r"\bcan neither confirm\b",
+    rf"\band (?:cannot|could not) {_ADV}{_FIND}",
     r"\b(?:nobody|no one|no-one) (?:really |actually |truly )?knows\b",
 )
 _OTHERS = (
@@ -135,7 +140,8 @@ _OTHERS = (
     r"\bнеизвестно\b|\bне известно\b|\bнет (?:информации|данных)\b|\bзатрудняюсь ответить\b|"
     r"\bневозможно (?:определить|сказать|узнать)",
     # Chinese
-    r"(?<![他她它你人谁])不知道|我?不(?:清楚|了解|晓得)|(?:无法|無法|不能)(?:确定|確定|回答|判断|判斷|得知|"
+    r"(?<![他她它你人谁])不知道|我?不(?:太|大|是很)?(?:清楚|了解|晓得)|(?:无法|無法|不能)(?:确定|確定|回答|"
+    r"判断|判斷|得知|"
     r"解答|提供|确认|知道)",
     r"没有(?:足够的?)?(?:相关)?信息|^(?:答案)?未知$|我不会(?:做|解)",
     # Japanese
@@ -233,7 +239,7 @@ FILLER = re.compile(
     r"language model|you|your|"
     r"unfortunately|well|honestly|frankly|hmm+|oh|ok|okay|alas|regrettably|sadly|afraid|uh|um|really|actually|"
     r"thanks?|explanation|note|answer|"
-    r"in short|overall|again)\b"
+    r"in short|overall|again|guessing|boh|beh|bof|pues|tja|bueno)\b"
     r"|\b(?:tut mir leid|entschuldigung|leider|desole\w?|malheureusement|lo siento|lamentablemente|disculpa|"
     r"mi dispiace|purtroppo|"
     r"desculpe|sinto muito|infelizmente|helaas|het spijt me|przepraszam|przykro mi|niestety|maalesef|uzgunum)\b"
