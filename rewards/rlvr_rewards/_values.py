@@ -88,7 +88,7 @@ def number(text: str, *, comma: bool = False) -> Value | None:
     opening = _SIGN.match(text)
     sign = -1 if opening and opening[1] == "-" else 1
     text = text[opening.end() :] if opening else text
-    if text.startswith("(") and text.endswith(")") and "," not in text:
+    if text[:1] + text[-1:] in ("()", "[]") and "," not in text:
         text = text[1:-1].strip()
     if repeating := _REPEATING.fullmatch(text):
         return Value(sign * _repeated(*repeating.groups()), decimals=20, digits=20)

@@ -56,7 +56,7 @@ def chosen(said: str, letter: str, rest: str) -> bool:
 def is_words(text: str) -> bool:
     words = re.findall(r"[A-Za-z]+", text)
     if not re.fullmatch(r"\\?[A-Za-z][A-Za-z '.:\d-]*", text) or not any(len(w) >= 3 for w in words):
-        return bool(re.fullmatch(r"\d{1,2}:\d\d ?[ap]\.? ?m\.?.*", text, re.IGNORECASE)) or text.lower() in (
+        return bool(re.fullmatch(r"\d{1,2}(?::\d\d){1,2} ?[ap]\.? ?m\.?.*", text, re.IGNORECASE)) or text.lower() in (
             "no",
             "yes",
         )
