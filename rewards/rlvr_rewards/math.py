@@ -44,7 +44,6 @@ class Math:
     """
 
     pays = "ternary"
-    worst_case_s = 30.0  # a starved machine: an answer and its gold in the worker, each with a retry
 
     def __init__(self, *, marked_only: bool = False) -> None:
         self._marked_only = marked_only
