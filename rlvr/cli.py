@@ -143,13 +143,14 @@ def grade(
     from rlvr.observe.progress import interval_text
     from rlvr.rollout.grading import GradingPool, RewardSpec
 
+    options = dict(_option(text) for text in option or ())
     try:
-        paid = Payoff(kind=payoff) if payoff else plugins.default_payoff(reward)
+        paid = Payoff(kind=payoff) if payoff else plugins.default_payoff(reward, options)
     except ValueError as error:
         raise ConfigError(f"--payoff: {error}") from error
     if timeout_s is not None and not timeout_s > 0:
         raise ConfigError(f"--timeout-s must be above 0, not {timeout_s:g}")
-    spec = RewardSpec(name=reward, options=dict(_option(text) for text in option or ()))
+    spec = RewardSpec(name=reward, options=options)
     console = Console(stderr=True, highlight=False)
     total = cases_in(source)
     pool = GradingPool([spec], processes=min(processes, total), timeout_s=timeout_s, memory_mb=memory_mb)

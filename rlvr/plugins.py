@@ -83,10 +83,18 @@ def create(group: str, name: str, options: Mapping[str, Any]) -> Any:
     return plugin
 
 
-def default_payoff(name: str) -> Payoff | None:
-    """Give the payoff that a reward names in its attribute `pays` ("ternary", say); None where it names none."""
+def default_payoff(name: str, options: Mapping[str, Any]) -> Payoff | None:
+    """Give the payoff that a reward, or the first that it is made of, names in its attribute `pays` ("ternary", say).
+
+    Gives: None where none of them names any.
+    """
     kind = getattr(load(REWARDS, name), "pays", None)
-    return None if kind is None else Payoff(kind=kind)
+    if kind is not None:
+        return Payoff(kind=kind)
+    of = options.get("of")
+    tables = [of] if isinstance(of, Mapping) else of if _nested(of) else []
+    inner = (default_payoff(t["name"], t) for t in tables if isinstance(t, Mapping) and isinstance(t.get("name"), str))
+    return next((payoff for payoff in inner if payoff), None)
 
 
 def _nested(of: Any) -> bool:

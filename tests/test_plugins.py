@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from rlvr.core.payoff import Payoff
 from rlvr.errors import PluginError
-from rlvr.plugins import ENVIRONMENTS, REWARDS, create, known, load
+from rlvr.plugins import ENVIRONMENTS, REWARDS, create, default_payoff, known, load
+from rlvr.testing import rollout, task
+from rlvr.types import Grade, Verdict
 
 SOURCE = """
 class Good:
@@ -130,3 +133,36 @@ def test_listing_names_imports_no_plug_in() -> None:
     code = "import sys, rlvr.plugins as p; p.known(p.REWARDS); print([m for m in sys.modules if m.startswith('rlvr_')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+GATE = {"of": [{"name": "format", "tags": ["think", "answer"]}, {"name": "truth", "exact": True}]}
+
+
+def test_a_reward_is_made_of_others() -> None:
+    gate = create(REWARDS, "gate", GATE)
+    good, bare = (gate.grade(task(truth="7"), rollout(text)) for text in
+                  ("<think>x</think><answer>7</answer>", "7"))  # fmt: skip
+    assert isinstance(good, Grade) and isinstance(bare, Grade)
+    assert (good.verdict, good.score) == (Verdict.CORRECT, 1.0)
+    assert bare.verdict is not Verdict.CORRECT
+
+
+@pytest.mark.parametrize(
+    ("of", "sentence"),
+    [
+        ([{"name": "math"}, 3], "each entry of `of` is a table with the name of a reward, not 3"),
+        ([{"tags": []}], "each entry of `of` is a table"),
+        ([{"name": "maths"}], "no reward is called 'maths'"),
+        ([{"name": "math", "speed": 1}], "reward 'math' has no option 'speed'"),
+    ],
+)
+def test_inner_rewards_that_cannot_be_made(of: list[object], sentence: str) -> None:
+    with pytest.raises(PluginError, match=sentence):
+        create(REWARDS, "gate", {"of": of})
+
+
+def test_a_reward_may_name_its_payoff_and_passes_that_of_what_it_is_made_of() -> None:
+    assert default_payoff("truth", {}) == Payoff(kind="ternary")
+    assert default_payoff("math", {}) is None
+    assert default_payoff("gate", GATE) == Payoff(kind="ternary")
+    assert default_payoff("gate", {"of": [{"name": "math"}]}) is None

@@ -267,7 +267,8 @@ def algorithm_of(recipe: Recipe) -> Algorithm:
 
 def payoff_of(recipe: Recipe) -> Payoff | None:
     """Give what verdicts pay: [payoff], else what the first reward says of itself, else nothing (its score counts)."""
-    return recipe.payoff.record() if recipe.payoff else plugins.default_payoff(recipe.reward[0].name)
+    first = recipe.reward[0]
+    return recipe.payoff.record() if recipe.payoff else plugins.default_payoff(first.name, first.options)
 
 
 def transport_of(recipe: Recipe) -> str:
