@@ -42,7 +42,7 @@ QUICK_HONEST = (
     "assert_mutated_argument", "assert_handles", "assert_methods", "check_style",
 )  # fmt: skip
 AT_ONCE = 4
-PROMPT = 3.0  # seconds beyond its own limit within which a program is decided, on a loaded machine
+PROMPT = 5.0  # seconds beyond its own limit within which a program is decided, on a loaded machine
 ADD = "def f(x):\n    return x + 3"
 _GRADE = """
 import json, sys
@@ -204,7 +204,7 @@ def test_the_programs_are_attacks_indeed(world: World, tmp_path: Path) -> None:
             tame.append(program.name)
     print({kind: f"{hit[kind]} of {tried[kind]}" for kind in CLASSES if tried[kind]})
     assert tame == []
-    assert sum(hit.values()) >= 90
+    assert sum(hit.values()) >= 90, "too few attacks to say that the suite can fail"
 
 
 def test_the_suite_is_as_large_as_it_says() -> None:
