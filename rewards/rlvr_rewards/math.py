@@ -43,8 +43,6 @@ class Math:
         marked_only: read boxed and marked answers only.
     """
 
-    pays = "ternary"
-
     def __init__(self, *, marked_only: bool = False) -> None:
         self._marked_only = marked_only
 
@@ -60,7 +58,8 @@ class Math:
         asked = _asked(task)
         pairs, right = _exactly(list(zip(readings, golds, strict=True)), asked)
         statement = tidy(found.text[:_LONGEST]) if found is not None else _answer.closing(rollout.reply)
-        if not right and abstains(statement):
+        # Whether a reply abstains never hangs on whether its guess is right: a hedge must not be a free try.
+        if abstains(statement) and not (right and any(abstains(tidy(gold)) for gold in golds)):
             return Grade(verdict=Verdict.ABSTAINED, score=0.0, parts=parts, why="the reply abstains")
         if not any(readings):
             return Grade(verdict=Verdict.WRONG, score=0.0, parts=parts, why="no single answer found")

@@ -27,9 +27,6 @@ NAN = math.nan
         ([1, (2, 3)], [1, [2, 3]]),
         (deque([1]), [1]),
         (range(3), [0, 1, 2]),
-        ({3, 1, 2}, [1, 2, 3]),
-        ({(1, 2), (0, 5)}, [[0, 5], [1, 2]]),
-        (frozenset("ab"), ["b", "a"]),
         ({1: "a", 2: "b"}, {"1": "a", "2": "b"}),
         ({True: 1}, {"true": 1}),
         ({None: 1, 1.5: 2}, {"null": 1, "1.5": 2}),
@@ -39,9 +36,11 @@ NAN = math.nan
         (Fraction(1, 2), 0.5),
         (Decimal("0.5"), 0.5),
         (10**400, 10**400),
-        ({0.30000000000000004}, [0.3]),
         (complex(1, 2), complex(1, 2)),
         (b"x", b"x"),
+        (1e-17, 0.0),
+        (0.0, 1.2e-16),
+        ({1, 2}, {2, 1}),
     ],
 )
 def test_the_same(value: object, expected: object) -> None:
@@ -66,8 +65,7 @@ def test_the_same(value: object, expected: object) -> None:
         (-math.inf, math.inf),
         ([1, 2], [2, 1]),
         ([1], [1, 1]),
-        ({1, 2}, [1, 1, 2]),
-        ({1, 2}, [1, 3]),
+        ({1, 2}, {1, 3}),
         ("ab", ["a", "b"]),
         (["a", "b"], "ab"),
         (b"a", "a"),
@@ -85,9 +83,28 @@ def test_the_same(value: object, expected: object) -> None:
         (10**400, 1.5),
         (10**400, math.inf),
         (complex(1, 1e-3), 1.0),
+        (0.0, 1e-9),
+        (1e-8, 0.0),
+        ({1, 2, 3}, [1, 2, 3]),
+        (set(), []),
     ],
 )
 def test_not_the_same(value: object, expected: object) -> None:
+    assert not same_value(value, expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({3, 1, 2}, [1, 2, 3]),
+        ({(1, 2), (0, 5)}, [[0, 5], [1, 2]]),
+        (frozenset("ab"), ["b", "a"]),
+        ({0.30000000000000004}, [0.3]),
+        ([{1}, {2: {3, 4}}], [[1], {"2": [4, 3]}]),
+    ],
+)
+def test_a_list_stands_for_a_set_where_the_truth_says_so(value: object, expected: object) -> None:
+    assert same_value(value, expected, sets=True)
     assert not same_value(value, expected)
 
 

@@ -362,3 +362,13 @@ def test_a_polynomial_in_any_order_is_the_polynomial(coefficients: list[int]) ->
     gold = "+".join(terms) + "+x^5"
     assert verdict("\\boxed{x^5+" + "+".join(reversed(terms)) + "}", gold) == "CORRECT"
     assert verdict("\\boxed{x^5+1+" + "+".join(reversed(terms)) + "}", gold) == "WRONG"
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["It is {}. I don't know.", "{}\n\nI don't know.", "Answer: I don't know {}", "Answer: I don't know, but {}",
+     "I don't know, but {}", "Answer: {}, but I am not sure", "I cannot solve this. {}"],
+)  # fmt: skip
+def test_a_hedge_is_no_free_try(said: str) -> None:
+    right, wrong = (verdict(said.format(number), "19") for number in (19, 20))
+    assert (right, wrong) in (("ABSTAINED", "ABSTAINED"), ("CORRECT", "WRONG"))

@@ -248,7 +248,8 @@ async def test_several_rewards_are_one_grade(folder: Path) -> None:
     assert isinstance(grade, Grade)
     assert grade.verdict is Verdict.CORRECT
     assert grade.score == pytest.approx((3 * 1.0 + 0.5) / 4)
-    assert grade.parts == {"odd:Odd": 1.0, "odd:Odd/len": 1.0, "odd:Length": 0.5, "rlvr_rewards.math:Math": 0.0}
+    assert grade.parts == {"odd:Odd": 1.0, "odd:Odd/len": 1.0, "odd:Length": 0.5, "rlvr_rewards.math:Math": 0.0,
+                           "rlvr_rewards.math:Math/format": 0.0}  # fmt: skip
 
 
 async def test_a_group_is_judged_in_one_call_where_a_reward_can(folder: Path) -> None:
