@@ -12,21 +12,27 @@ from typing import Any
 
 __all__ = ["same_output", "same_value"]
 
-_RELATIVE = _ABSOLUTE = 1e-6
+_RELATIVE = 1e-6
+_PRINTED = 1e-6  # absolute, for what was printed with so many digits
+_NOISE, _ZERO = 1e-9, 1e-12  # what may stand for an expected 0, and what is expected as 0
 _NUMBER = re.compile(r"[+-]?(?:\d+\.\d*|\.\d+|\d+)(?:e[+-]?\d{1,3})?", re.IGNORECASE)
 _LONGEST = 64  # characters of a number that is compared as one
 _SORTABLE = 2**14  # elements up to which sets of floats are matched by order
 
 
-def same_value(value: Any, expected: Any) -> bool:
+def same_value(value: Any, expected: Any, *, sets: bool = False) -> bool:
     """Compare a function's result, plain data, with an expected value that came from JSON.
 
-    JSON has one kind of list, and text as keys only: a list stands for any sequence and for a set of as many elements,
-    the key "1" also for 1. True is not 1, text is no number, and a number written as an integer is met by a float of
-    the same value only. Floats agree within 1e-6, relative or absolute.
+    JSON has one kind of list, and text as keys only: a list stands for any sequence, the key "1" also for 1. True is
+    not 1, text is no number, and a number written as an integer is met by a float of the same value only. Floats agree
+    within 1e-6 of the expected one.
+
+    Args:
+        sets: a list stands for a set of as many elements, too. Without it a set, which has no order, would pass for a
+            sorted list.
     """
     try:
-        return _same(value, expected)
+        return _same(value, expected, sets)
     except (RecursionError, TypeError, ValueError, ArithmeticError):
         return False
 
@@ -39,7 +45,7 @@ def same_output(output: str, expected: str) -> bool:
     return len(lines) == len(wanted) and all(map(_same_line, lines, wanted))
 
 
-def _same(value: Any, expected: Any) -> bool:
+def _same(value: Any, expected: Any, sets: bool) -> bool:
     if expected is None or value is None:
         return value is expected
     if isinstance(expected, bool) or isinstance(value, bool):
@@ -49,13 +55,13 @@ def _same(value: Any, expected: Any) -> bool:
     if isinstance(expected, int | float | complex | Fraction | Decimal):
         return _same_number(value, expected)
     if isinstance(expected, dict):
-        return type(value) is dict and _same_dict(value, expected)
+        return type(value) is dict and _same_dict(value, expected, sets)
     if isinstance(expected, list | tuple):
-        if type(value) in (set, frozenset):
+        if sets and type(value) in (set, frozenset):
             return _same_set(value, expected)
         if type(value) not in (list, tuple, deque, range) or len(value) != len(expected):
             return False
-        return all(map(_same, value, expected))
+        return all(_same(a, b, sets) for a, b in zip(value, expected, strict=True))
     if isinstance(expected, set | frozenset):
         return type(value) in (set, frozenset) and _same_set(value, list(expected))
     return bool(type(value) is type(expected) and value == expected)
@@ -74,15 +80,16 @@ def _same_number(value: Any, expected: Any) -> bool:
     return _close(float(value), float(expected))
 
 
-def _close(value: float, expected: float) -> bool:
+def _close(value: float, expected: float, *, least: float = 0.0) -> bool:
     if math.isnan(value) or math.isnan(expected):
         return math.isnan(value) and math.isnan(expected)
     if math.isinf(value) or math.isinf(expected):
         return value == expected
-    return abs(value - expected) <= max(_ABSOLUTE, _RELATIVE * abs(expected))
+    absolute = least or (_NOISE if abs(expected) <= _ZERO else 0.0)
+    return abs(value - expected) <= max(absolute, _RELATIVE * abs(expected))
 
 
-def _same_dict(value: dict[Any, Any], expected: dict[Any, Any]) -> bool:
+def _same_dict(value: dict[Any, Any], expected: dict[Any, Any], sets: bool) -> bool:
     if len(value) != len(expected):
         return False
     if not all(key in value and type(key) is str for key in expected) or any(type(key) is not str for key in value):
@@ -90,7 +97,7 @@ def _same_dict(value: dict[Any, Any], expected: dict[Any, Any]) -> bool:
         if len(named) != len(value):
             return False
         value, expected = named, {_key(key): held for key, held in expected.items()}
-    return all(key in value and _same(value[key], held) for key, held in expected.items())
+    return all(key in value and _same(value[key], held, sets) for key, held in expected.items())
 
 
 def _key(key: Any) -> str:
@@ -110,7 +117,7 @@ def _same_set(value: set[Any] | frozenset[Any], expected: Sequence[Any]) -> bool
         return len(value) == len(expected) and value == set(map(_frozen, expected))
     left = sorted(value, key=_order)
     right = sorted((_frozen(item) for item in expected), key=_order)
-    return all(map(_same, left, right))
+    return all(_same(a, b, True) for a, b in zip(left, right, strict=True))
 
 
 def _frozen(item: Any) -> Any:
@@ -149,4 +156,6 @@ def _same_word(word: str, target: str) -> bool:
     fraction = "." in target or "e" in target.lower()
     if not fraction or max(len(word), len(target)) > _LONGEST:
         return False
-    return bool(_NUMBER.fullmatch(word) and _NUMBER.fullmatch(target)) and _close(float(word), float(target))
+    return bool(_NUMBER.fullmatch(word) and _NUMBER.fullmatch(target)) and _close(
+        float(word), float(target), least=_PRINTED
+    )

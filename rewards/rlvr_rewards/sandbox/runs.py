@@ -211,7 +211,7 @@ def _called(jail: Jail, tests: Calls, number: int, clock: _Clock) -> str:
         return f"it raises {_raised(answer)}"
     if "value" not in answer:
         return f"it returns {_text(answer, 'unplain')}"
-    if same_value(answer["value"], expected):
+    if same_value(answer["value"], expected, sets=tests.sets):
         return ""
     return f"it returns {_short(answer['value'])}, expected {_short(expected)}"
 

@@ -16,6 +16,7 @@ class Calls:
     """Calls of a function: positional arguments, named ones, and what is expected."""
 
     fn: str
+    sets: bool  # a list stands for a set, too
     cases: tuple[tuple[list[Any], dict[str, Any], Any], ...]
     timeout_s: float | None
 
@@ -50,7 +51,10 @@ def parse(truth: object) -> Tests:
         fn = truth.get("fn")
         if not isinstance(fn, str) or not all(part.isidentifier() for part in fn.split(".")):
             raise ValueError(f"the truth's fn must be the name of a function, not {fn!r}")
-        return Calls(fn=fn, cases=tuple(map(_call, _entries(truth, "cases"))), timeout_s=_timeout(truth))
+        sets = truth.get("sets", False)
+        if not isinstance(sets, bool):
+            raise ValueError(f"the truth's sets must be true or false, not {sets!r}")
+        return Calls(fn=fn, sets=sets, cases=tuple(map(_call, _entries(truth, "cases"))), timeout_s=_timeout(truth))
     if kind == "stdio":
         return Streams(cases=tuple(map(_stream, _entries(truth, "cases"))), timeout_s=_timeout(truth))
     if kind == "assert":
