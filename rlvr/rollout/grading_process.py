@@ -114,7 +114,8 @@ class GradingProcess:
             )
             self._socket = ours
         self._said = deque(maxlen=_TAIL)
-        threading.Thread(target=_pass_on, args=(self._process.stdout, self._said), daemon=True).start()
+        reader = threading.Thread(target=_pass_on, args=(self._process.stdout, self._said), daemon=True)
+        reader.start()
         try:
             ours.settimeout(_START_S)
             send(ours, self._setup)
@@ -125,6 +126,7 @@ class GradingProcess:
         except (EOFError, OSError) as error:
             how = _death(self._process).how
             self.kill()
+            reader.join(timeout=2.0)
             said = f"; it said: {' / '.join(self._said)}" if self._said else ""
             raise PluginError(f"the grading process {how} while it made the rewards{said}") from error
         if "error" in ready:

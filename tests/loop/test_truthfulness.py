@@ -56,12 +56,12 @@ def test_gains_are_paired_by_task() -> None:
 
 def test_the_interval_of_a_gain_covers_the_truth() -> None:
     rng, hits = np.random.default_rng(7), 0
-    for _ in range(100):
+    for _ in range(30):
         before = "".join(rng.choice(list("cw"), 120))
         after = "".join(v if rng.random() < 0.7 else "a" for v in before)
         found = truthfulness_gains(lines(before), lines(after), weights=WEIGHTS)["truthfulness"]
         hits += found["low"] <= 0.0 <= found["high"]  # as many right as wrong answers become abstentions
-    assert hits >= 88
+    assert hits >= 25
 
 
 def test_over_abstention_looks_at_what_was_right_before() -> None:
