@@ -91,7 +91,7 @@ def default_payoff(name: str, options: Mapping[str, Any]) -> Payoff | None:
     kind = getattr(load(REWARDS, name), "pays", None)
     if kind is not None:
         return Payoff(kind=kind)
-    of = options.get("of")
+    of: Any = options.get("of")
     tables = [of] if isinstance(of, Mapping) else of if _nested(of) else []
     inner = (default_payoff(t["name"], t) for t in tables if isinstance(t, Mapping) and isinstance(t.get("name"), str))
     return next((payoff for payoff in inner if payoff), None)

@@ -182,9 +182,9 @@ def test_a_truth_that_cannot_be_tested_is_ungraded(best: Code, truth: Any, says:
          "    def push(s, v):\n        s.x.append(v)\n    def pop(s):\n        return s.x.pop()"),
         (["assert f(2) == helper(2)"], "def f(x):\n    return x\ndef helper(x):\n    return x"),
         (["assert isinstance(make(), Thing)"], "class Thing: pass\ndef make():\n    return Thing()"),
-        (["assert len(box()) == 2 and 1 in box() and box()[1] == 5"],
-         "class B:\n    def __len__(s): return 2\n    def __contains__(s, x): return x == 1\n"
-         "    def __getitem__(s, i): return 5\ndef box():\n    return B()"),
+        (["assert len(Box()) == 2 and 1 in Box() and 2 not in Box() and Box()[1] == 5"],
+         "class Box:\n    def __len__(s): return 2\n    def __contains__(s, x): return x == 1\n"
+         "    def __getitem__(s, i): return 5"),
         (["import numpy as np\nassert np.allclose(f([1, 2]), [0.5, 1.0])"],
          "import numpy as np\ndef f(xs):\n    return np.array(xs) / 2"),
     ],
@@ -366,3 +366,13 @@ def test_a_command_that_does_not_start_says_so() -> None:
         Code(command=["no-such-program"]).warm_up()
     with pytest.raises(PluginError, match="no isolation"):
         Code(command=["false"]).warm_up()
+
+
+ANYTHING = "class Anything:\n    def __contains__(s, x): return True\n    def __iter__(s): return iter([])\n"
+
+
+def test_a_result_that_claims_to_hold_everything_is_no_answer(best: Code) -> None:
+    tests = {"type": "assert", "tests": ["assert 7 in f(1)"]}
+    assert verdict(best, ANYTHING + "def f(x):\n    return Anything()", tests) == "WRONG"
+    assert verdict(best, ANYTHING + "f = Anything", tests) == "WRONG"
+    assert verdict(best, "def f(x):\n    return {7: x}", tests) == "CORRECT"

@@ -174,9 +174,13 @@ class _Handle:
     def __init__(self, remote: _Remote, target: Any) -> None:
         object.__setattr__(self, "_remote", remote)
         object.__setattr__(self, "_target", target)
+        object.__setattr__(self, "_wanted", False)  # whether the tests made it by calling a class's name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._remote.ask("call", self._target, *args, **kwargs)
+        result = self._remote.ask("call", self._target, *args, **kwargs)
+        if isinstance(result, _Handle) and isinstance(self._target, str) and self._target[:1].isupper():
+            object.__setattr__(result, "_wanted", True)
+        return result
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name.endswith("__") and name not in ("__name__", "__doc__"):
@@ -196,7 +200,11 @@ class _Handle:
         return self._remote.ask("item", self._target, key)
 
     def __contains__(self, item: Any) -> bool:
-        return self._remote.ask("contains", self._target, item) is True
+        # Where the tests want a class, membership is part of what it does. Of a mere result the elements are compared
+        # here: an object that claims to hold everything is no answer.
+        if object.__getattribute__(self, "_wanted"):
+            return self._remote.ask("contains", self._target, item) is True
+        return any(item is one or item == one for one in self)
 
     def __iter__(self) -> Iterator[Any]:
         iterator = self._remote.ask("iterate", self._target)
