@@ -6,6 +6,8 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 COMPILED := numpy ray sympy torch transformers vllm
 LOCK := requirements/cpu.lock
+# Unit tests run on all cores; what starts the engine needs them all for itself.
+PARALLEL := -n auto --dist worksteal
 TORCH = $(shell grep '^torch==' $(LOCK))
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -45,15 +47,15 @@ quickstart: setup ## train a small model on a CPU, end to end (ARGS="--set steps
 
 test-unit: setup ## unit tests: no engine, no network, under a minute
 	@echo "rlvr: unit tests"
-	@$(BIN)/python -m pytest -q -m "not e2e and not slow" $(ARGS)
+	@$(BIN)/python -m pytest -q -m "not e2e and not slow" $(PARALLEL) $(ARGS)
 
-test: lint types ## lint, types, unit tests, and end-to-end tests with the real engine
-	@echo "rlvr: unit and end-to-end tests"
-	@$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
+test: lint types test-unit ## lint, types, unit tests, and end-to-end tests with the real engine
+	@echo "rlvr: end-to-end tests"
+	@$(BIN)/python -m pytest -q -m "e2e and not slow" $(ARGS)
 
-test-all: lint types ## everything, the slow tests included
-	@echo "rlvr: all tests"
-	@$(BIN)/python -m pytest -q $(ARGS)
+test-all: lint types test-unit ## everything, the slow tests included
+	@echo "rlvr: end-to-end and slow tests"
+	@$(BIN)/python -m pytest -q -m "e2e or slow" $(ARGS)
 
 lint: setup ## style, imports, forbidden calls
 	@echo "rlvr: lint"
