@@ -261,6 +261,7 @@ def compare(
     from rlvr.loop.evaluate import accuracy_of, compare, read
     from rlvr.loop.truthfulness import truthfulness_gains
     from rlvr.observe.progress import RunView, gain_lines
+    from rlvr.observe.report import truthfulness_weights
 
     before, after = (read(run / "eval_after.jsonl") for run in (first, second))
     for run, lines in ((first, before), (second, after)):
@@ -275,7 +276,10 @@ def compare(
         interval = f"[{gain.low:+.1f}, {gain.high:+.1f}]"
         shown.phase(f"second - first: {gain.points:+.1f} points {interval} of {gain.n}, p = {gain.p_value:.2g}")
         if any(line["verdict"] == "ABSTAINED" for line in (*before, *after)):
-            for line in gain_lines(truthfulness_gains(before, after, weights=(1.0, 0.0, 1.0))):
+            weights, other = (truthfulness_weights(run) for run in (first, second))
+            if weights != other:
+                shown.warn(f"the runs weigh T differently ({weights} and {other}); here the first one's weights count")
+            for line in gain_lines(truthfulness_gains(before, after, weights=weights)):
                 shown.phase(": ".join(line))
 
 

@@ -16,7 +16,7 @@ from rlvr.core.payoff import Payoff
 from rlvr.errors import BoundaryError, PluginError, boundary
 from rlvr.functions import FunctionReward, is_reward_function
 
-__all__ = ["ENVIRONMENTS", "REWARDS", "create", "default_payoff", "known", "load"]
+__all__ = ["ENVIRONMENTS", "REWARDS", "create", "declares", "default_payoff", "known", "load"]
 
 ENVIRONMENTS = "rlvr.environments"
 REWARDS = "rlvr.rewards"
@@ -84,17 +84,23 @@ def create(group: str, name: str, options: Mapping[str, Any]) -> Any:
 
 
 def default_payoff(name: str, options: Mapping[str, Any]) -> Payoff | None:
-    """Give the payoff that a reward, or the first that it is made of, names in its attribute `pays` ("ternary", say).
+    """Give the payoff that a reward names in its attribute `pays` ("ternary", say); None where it names none.
 
-    Gives: None where none of them names any.
+    "inner" passes on what the first of its inner rewards names: right for a reward that hands their verdicts on.
     """
-    kind = getattr(load(REWARDS, name), "pays", None)
-    if kind is not None:
-        return Payoff(kind=kind)
+    kind = declares(name, options, "pays")
+    return Payoff(kind=kind) if kind else None
+
+
+def declares(name: str, options: Mapping[str, Any], attribute: str) -> Any:
+    """Give what a reward's class declares, or the first of its inner rewards where the class declares "inner"."""
+    found = getattr(load(REWARDS, name), attribute, None)
+    if found != "inner":
+        return found
     of: Any = options.get("of")
     tables = [of] if isinstance(of, Mapping) else of if _nested(of) else []
-    inner = (default_payoff(t["name"], t) for t in tables if isinstance(t, Mapping) and isinstance(t.get("name"), str))
-    return next((payoff for payoff in inner if payoff), None)
+    named = (t for t in tables if isinstance(t, Mapping) and isinstance(t.get("name"), str))
+    return next((inner for t in named if (inner := declares(t["name"], t, attribute))), None)
 
 
 def _nested(of: Any) -> bool:

@@ -6,7 +6,7 @@ import pytest
 
 from rlvr.core.payoff import Payoff
 from rlvr.errors import PluginError
-from rlvr.plugins import ENVIRONMENTS, REWARDS, create, default_payoff, known, load
+from rlvr.plugins import ENVIRONMENTS, REWARDS, create, declares, default_payoff, known, load
 from rlvr.testing import rollout, task
 from rlvr.types import Grade, Verdict
 
@@ -166,3 +166,6 @@ def test_a_reward_may_name_its_payoff_and_passes_that_of_what_it_is_made_of() ->
     assert default_payoff("math", {}) is None
     assert default_payoff("gate", GATE) == Payoff(kind="ternary")
     assert default_payoff("gate", {"of": [{"name": "math"}]}) is None
+    assert default_payoff("sum", GATE) is None, "a mean of scores is what its recipe wants paid"
+    assert declares("gate", GATE, "reads_confidence") is True
+    assert declares("math", {}, "reads_confidence") is None

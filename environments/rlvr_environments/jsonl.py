@@ -48,8 +48,8 @@ class Jsonl:
         self._keys, self._template, self._system, self._tag = (question, truth), template, system, tag
         tasks = self._read(Path(path))
         held_out = self._read(Path(eval_path)) if eval_path else [t for t in tasks if _kept_out(t, eval_share)]
-        known = {task.id for task in held_out}
-        self._splits = {"train": [task for task in tasks if task.id not in known], "eval": held_out}
+        known = {_asked(task) for task in held_out}
+        self._splits = {"train": [task for task in tasks if _asked(task) not in known], "eval": held_out}
         for split, found in self._splits.items():
             if not found:
                 raise ValueError(f"{path} leaves no task for the split {split!r}")
@@ -71,13 +71,14 @@ class Jsonl:
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} cannot be read: {error}") from error
         lines = enumerate(text.split("\n"), start=1)
-        tasks = [self._task(line, f"{path} line {number}") for number, line in lines if line.strip()]
+        tasks = [self._task(line, path, number) for number, line in lines if line.strip()]
         return list({task.id: task for task in tasks}.values())
 
-    def _task(self, line: str, where: str) -> Task:
+    def _task(self, line: str, path: Path, number: int) -> Task:
+        where = f"{path} line {number}"
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{where} is not JSON: {error}") from error
         missing = [key for key in self._keys if not isinstance(row, Mapping) or key not in row]
         if missing:
@@ -86,7 +87,7 @@ class Jsonl:
         messages = self._messages(question, where)
         identity = blake2b(json.dumps([messages, truth], sort_keys=True).encode(), digest_size=8).hexdigest()
         tags = (str(row[self._tag]),) if self._tag and self._tag in row else ()
-        return Task(id=identity, messages=messages, truth=truth, source=Path(where.split(" line ")[0]).stem, tags=tags)
+        return Task(id=identity, messages=messages, truth=truth, source=path.stem, tags=tags)
 
     def _messages(self, question: Any, where: str) -> tuple[Message, ...]:
         before = (Message(role="system", content=self._system),) if self._system else ()
@@ -105,5 +106,10 @@ def _is_message(one: Any) -> bool:
 
 
 def _kept_out(task: Task, share: float) -> bool:
-    """Tell whether a task is held out: decided by its content, never by a seed or its place in the file."""
-    return int(blake2b(task.id.encode(), digest_size=8).hexdigest(), 16) < share * 2**64
+    """Tell whether a task is held out: decided by its question, never by a seed or its place in the file."""
+    return int(_asked(task), 16) < share * 2**64
+
+
+def _asked(task: Task) -> str:
+    """Name what is asked: the same question with another truth may not stand in both splits."""
+    return blake2b(json.dumps(task.messages).encode(), digest_size=8).hexdigest()

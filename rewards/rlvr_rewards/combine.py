@@ -117,6 +117,8 @@ class Gate(_Combined):
         names: of the parts; the classes' names in lower case if left out.
     """
 
+    pays = reads_confidence = "inner"  # a verdict of an inner reward is paid as that reward says
+
     def __init__(
         self, *, of: Sequence[Reward], full: float = 1.0, judges: bool = True, names: Sequence[str] | None = None
     ) -> None:
@@ -155,6 +157,8 @@ class FirstThatDecides(_Combined):
         fallback_on_ungraded: whether the next reward is asked where one fails. The failure is then not counted.
         names: of the parts; the classes' names in lower case if left out.
     """
+
+    pays = reads_confidence = "inner"  # a verdict of an inner reward is paid as that reward says
 
     def __init__(
         self, *, of: Sequence[Reward], fallback_on_ungraded: bool = False, names: Sequence[str] | None = None

@@ -45,8 +45,10 @@ class Judge:
         api_key_env: the environment variable that holds the key, if one is needed.
         kind: "equivalence" shows the final answer and compares it with the references; "verifier" shows the whole
             reply and has the model work the answer out.
-        timeout_s: seconds for one attempt.
+        timeout_s: seconds for one attempt, from looking the name up to the last byte.
         retries: how often an attempt that may pass later is repeated, after growing waits.
+        pause_s: seconds for which nothing is asked of an endpoint that left a question without answer through all
+            retries while it answered no other; the first question after them is tried once.
         concurrency: questions at once, in each grading process.
         cache: a file of verdicts that runs and processes share; without it they are kept in memory.
         rules_first: let `Truth` decide where the answer and the gold are the same words, number, date or name.
@@ -56,11 +58,12 @@ class Judge:
     """
 
     pays = "ternary"
+    reads_confidence = True
 
     def __init__(
         self, *, url: str, model: str, api_key_env: str | None = None, kind: str = "equivalence",
-        timeout_s: float = 60.0, retries: int = 3, concurrency: int = 8, cache: str | None = None,
-        rules_first: bool = True, max_tokens: int = 1024, longest: int = 8000,
+        timeout_s: float = 30.0, retries: int = 2, pause_s: float = 30.0, concurrency: int = 8,
+        cache: str | None = None, rules_first: bool = True, max_tokens: int = 1024, longest: int = 8000,
         system: str | None = None, template: str | None = None,
     ) -> None:  # fmt: skip
         if kind not in _KINDS:
@@ -70,7 +73,12 @@ class Judge:
         if template is not None:
             Prompt.check(template)
         self._endpoint = Endpoint(
-            url=url, api_key_env=api_key_env, timeout_s=timeout_s, retries=retries, concurrency=concurrency
+            url=url,
+            api_key_env=api_key_env,
+            timeout_s=timeout_s,
+            retries=retries,
+            concurrency=concurrency,
+            pause_s=pause_s,
         )
         self._model, self._kind, self._rules_first = model, kind, rules_first
         self._max_tokens, self._longest, self._system, self._template = max_tokens, longest, system, template

@@ -40,6 +40,7 @@ class Truth:
     """
 
     pays = "ternary"
+    reads_confidence = True
 
     def __init__(
         self, *, exact: bool = False, tolerance: float = 0.0, coarse_dates: bool = True, marked_only: bool = False

@@ -20,6 +20,7 @@ __all__ = [
     "mcnemar_exact",
     "paired_difference",
     "pass_at_k",
+    "weighted_difference",
     "wilson_interval",
 ]
 
@@ -111,6 +112,28 @@ def paired_difference(before: Sequence[bool], after: Sequence[bool], *, confiden
         gained=gained,
         lost=lost,
     )
+
+
+def weighted_difference(
+    first: Interval, second: Interval, *, weights: tuple[float, float], correlation: float
+) -> Interval:
+    """Give the interval of w1 times the first estimate minus w2 times the second, from their own intervals.
+
+    `correlation` is that of the two estimates; `weights` may be negative. The interval has width wherever theirs do.
+    Source: Zou and Donner 2008, "Construction of confidence limits about effect measures" (MOVER, with covariance).
+    """
+    (a, down_a, up_a), (b, down_b, up_b) = (_scaled(i, w) for i, w in zip((first, second), weights, strict=True))
+    sign = math.copysign(1.0, weights[0]) * math.copysign(1.0, weights[1])
+    down = _square_and_add(down_a, up_b, phi=sign * correlation)
+    up = _square_and_add(up_a, down_b, phi=sign * correlation)
+    return Interval(estimate=a - b, low=a - b - down, high=a - b + up, n=first.n)
+
+
+def _scaled(interval: Interval, weight: float) -> tuple[float, float, float]:
+    """Give a weighted estimate and its widths below and above."""
+    below, above = interval.estimate - interval.low, interval.high - interval.estimate
+    widths = (weight * below, weight * above) if weight >= 0 else (-weight * above, -weight * below)
+    return weight * interval.estimate, *widths
 
 
 def mcnemar_exact(gained: int, lost: int) -> float:

@@ -45,7 +45,9 @@ class Cluster:
     def __init__(self, recipe: Recipe, *, model: Path, warn: Callable[[str], None]) -> None:
         self.recipe, self.model, self.warn = recipe, model, warn
         self.restarts = 0
-        self._lost = 0
+        self._lost = 0  # grading processes
+        self._counted: dict[str, int] = {}  # by worker
+        self._payoff = payoff_of(recipe)
         self._folder: Path | None = None
         self._workers: dict[str, Any] = {}
         self._engines: dict[str, list[int]] = {}  # the engines' processes on this host, by worker
@@ -169,15 +171,18 @@ class Cluster:
         return dict(self._get(self._learner.restore.remote(str(folder.absolute())), START_S, "the checkpoint"))
 
     def lost_graders(self) -> int:
-        """Count the grading processes that somebody else killed; the first of them is worth a warning."""
-        calls = [worker.lost_graders.remote() for worker in self._workers.values()]
-        lost = sum(self._get(calls, START_S, "the graders' count"))
-        if lost > self._lost:
-            self.warn(
-                f"{lost - self._lost} grading process(es) were killed from outside and replaced; is memory short?"
-            )
-        self._lost = lost
-        return lost
+        """Count the grading processes that somebody else killed since this command started, and warn of new ones."""
+        for name, worker in self._workers.items():
+            try:
+                counted = ray.get(worker.lost_graders.remote(), timeout=START_S)
+            except ray.exceptions.RayError:
+                continue  # the next rollout finds the worker dead and replaces it
+            known = self._counted.get(name, 0)
+            self._lost += max(0, counted - known)
+            if counted > known:
+                self.warn(f"{counted - known} grading process(es) of {name} were killed from outside and replaced")
+            self._counted[name] = counted  # a worker that was replaced counts from 0 again
+        return self._lost
 
     def _revive(self, name: str, error: Exception) -> None:
         """Put a new worker in the place of a dead one; it serves nothing before its weights are proven."""
@@ -217,7 +222,7 @@ class Cluster:
             settings=RolloutSettings(
                 max_new_tokens=r.max_new_tokens, temperature=r.temperature, max_model_len=r.max_model_len
             ),
-            payoff=payoff_of(self.recipe),
+            payoff=self._payoff,
             environment=(self.recipe.environment.name, self.recipe.environment.options),
             rewards=[RewardSpec(name=p.name, weight=p.weight, options=p.options) for p in self.recipe.reward],
             grading={
@@ -266,9 +271,25 @@ def algorithm_of(recipe: Recipe) -> Algorithm:
 
 
 def payoff_of(recipe: Recipe) -> Payoff | None:
-    """Give what verdicts pay: [payoff], else what the first reward says of itself, else nothing (its score counts)."""
-    first = recipe.reward[0]
-    return recipe.payoff.record() if recipe.payoff else plugins.default_payoff(first.name, first.options)
+    """Give what verdicts pay: [payoff], else what the first reward says of itself, else nothing (its score counts).
+
+    Errors: ConfigError where a payoff leaves another setting without effect.
+    """
+    first, *others = recipe.reward
+    payoff = recipe.payoff.record() if recipe.payoff else plugins.default_payoff(first.name, first.options)
+    idle = [reward.name for reward in others if reward.weight]
+    if payoff and idle:
+        source = "[payoff]" if recipe.payoff else f"the payoff of reward '{first.name}'"
+        raise ConfigError(
+            f"{source} pays the verdicts of '{first.name}' alone, so that the score of reward '{idle[0]}' has no "
+            "effect: give it weight = 0 to record it only, or combine the two with gate"
+        )
+    if payoff and payoff.kind == "calibrated" and not plugins.declares(first.name, first.options, "reads_confidence"):
+        raise ConfigError(
+            f'payoff.kind = "calibrated" needs a reward that reads a stated confidence, as truth and judge do, and '
+            f"'{first.name}' reads none"
+        )
+    return payoff
 
 
 def transport_of(recipe: Recipe) -> str:

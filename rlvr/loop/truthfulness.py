@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rlvr.core.payoff import lacks_format
-from rlvr.core.stats import Interval, bootstrap_mean_interval, paired_difference, wilson_interval
+from rlvr.core.stats import Interval, paired_difference, weighted_difference, wilson_interval
 from rlvr.types import Verdict
 
 __all__ = [
@@ -45,7 +45,8 @@ def truthfulness_of(lines: Sequence[Line], *, weights: Weights) -> Truthfulness:
     if not verdicts:
         raise ValueError("truthfulness needs at least one graded reply")
     acc, unc, hall = (wilson_interval(verdicts.count(v), len(verdicts)) for v in Verdict)
-    score = bootstrap_mean_interval([_score(v, weights) for v in verdicts], rng=np.random.default_rng(0))
+    right, wrong = ([v == verdict for v in verdicts] for verdict in (Verdict.CORRECT, Verdict.WRONG))
+    score = _score(acc, hall, weights, correlation=_correlation(right, wrong), const=weights[1])
     missing = [lacks for line in lines if (lacks := lacks_format(line.get("parts", {}))) is not None]
     unformatted = wilson_interval(sum(missing), len(missing)) if missing else None
     return Truthfulness(acc=acc, unc=unc, hall=hall, score=score, unformatted=unformatted)
@@ -74,14 +75,15 @@ def truthfulness_gains(before: Sequence[Line], after: Sequence[Line], *, weights
     pairs = _pairs(before, after)
     if not pairs:
         return {}
-    gains: dict[str, Any] = {}
-    for name, verdict in (("unc", Verdict.ABSTAINED), ("hall", Verdict.WRONG)):
-        found = paired_difference([a == verdict for a, _ in pairs], [b == verdict for _, b in pairs])
-        gains[name] = {"points": found.points, "low": found.low, "high": found.high, "n": found.n}
-    moved = [100 * (_score(b, weights) - _score(a, weights)) for a, b in pairs]
-    rise = bootstrap_mean_interval(moved, rng=np.random.default_rng(0))
-    gains["truthfulness"] = {"points": rise.estimate, "low": rise.low, "high": rise.high, "n": rise.n}
-    return gains
+    moved = {
+        name: paired_difference([a == verdict for a, _ in pairs], [b == verdict for _, b in pairs])
+        for name, verdict in (("acc", Verdict.CORRECT), ("unc", Verdict.ABSTAINED), ("hall", Verdict.WRONG))
+    }
+    shares = {n: Interval(estimate=d.points, low=d.low, high=d.high, n=d.n) for n, d in moved.items()}
+    by_task = [[(b == v) - (a == v) for a, b in pairs] for v in (Verdict.CORRECT, Verdict.WRONG)]
+    shares["truthfulness"] = _score(shares["acc"], shares["hall"], weights, correlation=_correlation(*by_task))
+    del shares["acc"]
+    return {name: {"points": i.estimate, "low": i.low, "high": i.high, "n": i.n} for name, i in shares.items()}
 
 
 def over_abstention(before: Sequence[Line], after: Sequence[Line]) -> Interval | None:
@@ -90,9 +92,17 @@ def over_abstention(before: Sequence[Line], after: Sequence[Line]) -> Interval |
     return wilson_interval(now.count(Verdict.ABSTAINED), len(now)) if now else None
 
 
-def _score(verdict: str, weights: Weights) -> float:
+def _score(acc: Interval, hall: Interval, weights: Weights, *, correlation: float, const: float = 0.0) -> Interval:
+    """Give T from two of the shares; the third is what is left: T = w2 + (w1 - w2) acc - (w3 + w2) hall."""
     right, abstained, wrong = weights
-    return {Verdict.CORRECT: right, Verdict.ABSTAINED: abstained, Verdict.WRONG: -wrong}[Verdict(verdict)]
+    both = weighted_difference(acc, hall, weights=(right - abstained, wrong + abstained), correlation=correlation)
+    return Interval(estimate=const + both.estimate, low=const + both.low, high=const + both.high, n=both.n)
+
+
+def _correlation(first: Sequence[float], second: Sequence[float]) -> float:
+    """Estimate the correlation of two columns; 0 where one of them is constant."""
+    x, y = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    return float(np.corrcoef(x, y)[0, 1]) if x.std() > 0 and y.std() > 0 else 0.0
 
 
 def _pairs(before: Sequence[Line], after: Sequence[Line]) -> list[tuple[str, str]]:

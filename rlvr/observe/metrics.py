@@ -42,7 +42,7 @@ METRICS: Mapping[str, str] = {
     "abstained": "Unc: share of the rollouts with a verdict that are ABSTAINED",
     "wrong": "Hall: share of the rollouts with a verdict that are WRONG; Acc, Unc and Hall sum to 1",
     "truthfulness": "T = w1 Acc + w2 Unc - w3 Hall, weights from eval.truthfulness",
-    "unformatted": "share of the rollouts whose asked format a reward looked for and missed",
+    "unformatted": "share of the rollouts without a marked answer or another format that a reward looks for",
     "ungraded": "share of all rollouts that our graders failed to grade; they carry no loss",
     "truncated": "share of all rollouts that the token budget cut",
     "flat": "share of the groups with graded rollouts whose values are all equal; no gradient under group baselines",

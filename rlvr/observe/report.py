@@ -16,7 +16,7 @@ from rlvr.observe.metrics import METRICS, read_lines, replacing
 from rlvr.observe.progress import clock, interval_text
 from rlvr.types import StepReport
 
-__all__ = ["load_run", "render_report"]
+__all__ = ["load_run", "render_report", "truthfulness_weights"]
 
 Line = Mapping[str, Any]
 Series = Sequence[tuple[str, Sequence[float | None]]]
@@ -102,6 +102,12 @@ def render_report(run_dir: Path) -> Path:
     with replacing(target) as temporary:
         temporary.write_text(page, encoding="utf-8", errors="replace")
     return target
+
+
+def truthfulness_weights(run_dir: Path) -> tuple[float, float, float]:
+    """Give the weights of T in a run's recipe: (1, 0, 1) where it names none."""
+    right, abstained, wrong = _read(run_dir / "config.json").get("eval", {}).get("truthfulness", (1.0, 0.0, 1.0))
+    return right, abstained, wrong
 
 
 def load_run(run_dir: Path) -> tuple[list[StepReport], dict[str, Any], int]:

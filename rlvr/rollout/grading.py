@@ -138,15 +138,19 @@ class GradingPool:
         process = self._free.get()
         try:
             with boundary("grading"):
-                timeout_s = self._ready(process) * len(rollouts)
-                answer = process.ask(("group", task, rollouts), timeout_s=timeout_s)
-                grades = json.loads(answer) if isinstance(answer, bytes) else None
-                return [decode(grade) for grade in grades] if isinstance(grades, list) else None
+                answer = process.ask(("group", task, rollouts), timeout_s=self._ready(process) * len(rollouts))
+                if isinstance(answer, Death):
+                    self.lost += answer.from_outside
+                    return None
+                grades = json.loads(answer)
+                if isinstance(grades, list):
+                    return [decode(grade) for grade in grades]
         except RlvrError:
-            process.kill()
-            return None
+            pass
         finally:
             self._free.put(process)
+        process.kill()  # out of memory, or something that nobody can read
+        return None
 
     def _ready(self, process: GradingProcess) -> float:
         """See that a process runs, count it if somebody killed it, and give the deadline of a reply in seconds."""

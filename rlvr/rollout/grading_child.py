@@ -73,6 +73,13 @@ class _Rewards:
         self.by_group = any(hasattr(reward, "grade_group") for _, _, reward in self._rewards)
         # A reward with limits of its own (a judge's retries, a program's time) says how long they let a grade take.
         self.worst_case_s = sum(float(getattr(reward, "worst_case_s", 0.0)) for _, _, reward in self._rewards)
+        first, *others = self._rewards
+        far = [name for name, _, reward in others if getattr(reward, "outside_unit", False)]
+        if far and hasattr(first[2], "gold"):
+            raise PluginError(
+                f"reward '{far[0]}' gives scores outside [0, 1], which no reward beside the verdicts of '{first[0]}' "
+                "may: use its option that keeps to them (unit = true, say), or drop it"
+            )
         for name, _, reward in self._rewards:
             # A reward may have `warm_up()` for slow imports: no reply should pay for them out of its deadline.
             with boundary(f"reward:{name}"):
@@ -108,10 +115,11 @@ class _Rewards:
             parts |= {f"{name}/{part}": float(value) for part, value in grade.parts.items()}
         score = sum(w * g.score for (_, w, _), g in zip(self._rewards, grades, strict=True)) / self._total
         verdict = grades[0].verdict
-        if verdict is not None and not 0.0 <= score <= 1.0:
-            outside = next((n for n, _, _ in self._rewards if not 0.0 <= parts[n] <= 1.0), self._rewards[0][0])
-            reason = f"score {parts[outside]:g} lies outside [0, 1], which a reward beside a verdict must keep to"
-            return Ungraded(boundary=f"reward:{outside}", reason=reason)
+        # Each score by itself: a mean may lie inside for right replies and outside for wrong ones, which would escape.
+        outside = [n for n, _, _ in self._rewards if not 0.0 <= parts[n] <= 1.0]
+        if verdict is not None and outside:
+            reason = f"score {parts[outside[0]]:g} lies outside [0, 1], which a reward beside a verdict must keep to"
+            return Ungraded(boundary=f"reward:{outside[0]}", reason=reason)
         return Grade(verdict=verdict, score=score, parts=parts, why="; ".join(g.why for g in grades if g.why))
 
     def passes_gold(self, task: Task, rollout: Rollout) -> bool:
@@ -168,24 +176,28 @@ def _answer(rewards: _Rewards, request: bytes) -> bytes:
 
 def _asked(name: str, reward: Reward, task: Task, rollout: Rollout) -> Grade | Ungraded:
     """Ask one reward; what it raises or wrongly returns becomes Ungraded. Errors: MemoryError passes."""
-    return _guarded(name, lambda: [reward.grade(task, rollout)], count=1)[0]
+    try:
+        return _guarded(name, lambda: [reward.grade(task, rollout)], count=1)[0]
+    except BoundaryError as error:
+        return Ungraded(boundary=name, reason=error.reason)
 
 
 def _asked_group(name: str, reward: Reward, task: Task, rollouts: Sequence[Rollout]) -> list[Grade | Ungraded]:
     """Ask one reward about all replies, together if it can. Errors: MemoryError passes."""
     together = getattr(reward, "grade_group", None)
-    if together is None:
-        return [_asked(name, reward, task, rollout) for rollout in rollouts]
-    return _guarded(name, lambda: list(together(task, rollouts)), count=len(rollouts))
+    if together is not None:
+        try:
+            return _guarded(name, lambda: list(together(task, rollouts)), count=len(rollouts))
+        except BoundaryError:
+            pass  # one reply may have done that: alone, the others are not its victims
+    return [_asked(name, reward, task, rollout) for rollout in rollouts]
 
 
 def _guarded(name: str, call: Callable[[], list[object]], *, count: int) -> list[Grade | Ungraded]:
-    """Call a reward and check each of its `count` answers."""
+    """Call a reward and check each of its `count` answers. Errors: BoundaryError where it raises; MemoryError."""
     try:
         with boundary(name):
             answers = call()
-            if len(answers) != count:
-                raise PluginError(f"grade_group() gives {len(answers)} grades for {count} rollouts")
             for answer in answers:
                 if isinstance(answer, Grade | Ungraded):
                     encode(answer)  # a score that is no JSON number is this reward's failure, not ours
@@ -193,9 +205,12 @@ def _guarded(name: str, call: Callable[[], list[object]], *, count: int) -> list
         # A reply that exhausts the stack is like one that exhausts memory: the gold decides whose fault it is.
         if isinstance(error.__cause__, MemoryError | RecursionError):
             raise MemoryError from error
-        return [Ungraded(boundary=name, reason=error.reason)] * count
+        raise
     except RlvrError as error:
         return [Ungraded(boundary=name, reason=str(error))] * count
+    if len(answers) != count:
+        reason = f"grade_group() gives {len(answers)} grades for {count} rollouts"
+        return [Ungraded(boundary=name, reason=reason)] * count
     return [_checked(name, answer) for answer in answers]
 
 

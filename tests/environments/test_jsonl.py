@@ -55,6 +55,17 @@ def test_held_out_tasks_of_a_file_of_their_own_never_train(numbers: str, tmp_pat
     assert len(list(environment.tasks("train", seed=0))) == 180
 
 
+def test_one_question_with_two_truths_is_in_one_split(numbers: str, tmp_path: Path) -> None:
+    rows = [json.loads(line) | {"answer": "other"} for line in Path(numbers).read_text().splitlines()]
+    both = tmp_path / "both.jsonl"
+    both.write_text(Path(numbers).read_text() + "\n".join(map(json.dumps, rows)))
+    environment = Jsonl(path=str(both), truth="answer")
+    splits = [{task.messages[-1]["content"] for task in environment.tasks(s, seed=0)} for s in ("train", "eval")]
+    assert not splits[0] & splits[1]
+    elsewhere = Jsonl(path=numbers, eval_path=written(tmp_path / "held.jsonl", *rows[:20]), truth="answer")
+    assert len(list(elsewhere.tasks("train", seed=0))) == 180
+
+
 def test_messages_may_stand_for_a_question(tmp_path: Path) -> None:
     said = [{"role": "user", "content": "2?"}, {"role": "assistant", "content": "2"}, {"role": "user", "content": "3?"}]
     rows = [{"question": [*said[:2], {"role": "user", "content": f"{i}?"}], "truth": i} for i in range(40)]

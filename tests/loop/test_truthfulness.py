@@ -56,12 +56,30 @@ def test_gains_are_paired_by_task() -> None:
 
 def test_the_interval_of_a_gain_covers_the_truth() -> None:
     rng, hits = np.random.default_rng(7), 0
-    for _ in range(30):
+    for _ in range(300):
         before = "".join(rng.choice(list("cw"), 120))
         after = "".join(v if rng.random() < 0.7 else "a" for v in before)
         found = truthfulness_gains(lines(before), lines(after), weights=WEIGHTS)["truthfulness"]
         hits += found["low"] <= 0.0 <= found["high"]  # as many right as wrong answers become abstentions
-    assert hits >= 25
+    assert 0.92 <= hits / 300 <= 0.995
+
+
+def test_no_interval_collapses_where_all_tasks_agree() -> None:
+    gains = truthfulness_gains(lines("ww"), lines("aa"), weights=WEIGHTS)
+    assert gains["truthfulness"]["points"] == pytest.approx(100)
+    assert gains["truthfulness"]["low"] < 100 - 50
+    known = truthfulness_of(lines("cc"), weights=WEIGHTS)
+    assert (known.score.estimate, known.score.high) == (1.0, pytest.approx(1.0))
+    assert known.score.low < 0.5
+
+
+def test_the_interval_of_the_score_covers_the_truth() -> None:
+    rng, hits = np.random.default_rng(3), 0
+    for _ in range(300):
+        drawn = "".join(rng.choice(list("caw"), 60, p=[0.5, 0.2, 0.3]))
+        found = truthfulness_of(lines(drawn), weights=(1.0, 0.25, 2.0)).score
+        hits += found.low <= 0.5 + 0.25 * 0.2 - 2 * 0.3 <= found.high
+    assert 0.92 <= hits / 300 <= 0.99
 
 
 def test_over_abstention_looks_at_what_was_right_before() -> None:

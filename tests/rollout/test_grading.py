@@ -67,11 +67,19 @@ class Together:
     worst_case_s = 0.3
     def grade(self, task, rollout):
         if rollout.reply == "sleep": time.sleep(60)
+        if rollout.reply == "bad": raise ValueError("not a number")
         return Grade(verdict=None, score=-1.0)
     def grade_group(self, task, rollouts):
         if any(r.reply == "sleep" for r in rollouts): time.sleep(60)
+        if any(r.reply == "wait" for r in rollouts): time.sleep(5)
         if any(r.reply == "short" for r in rollouts): return []
+        if any(r.reply == "bad" for r in rollouts): raise ValueError("not a number")
         return [Grade(verdict=None, score=float(len(rollouts))) for _ in rollouts]
+
+class Far:
+    outside_unit = True
+    def grade(self, task, rollout):
+        return Grade(verdict=None, score=-1.0)
 
 class Deep:
     def gold(self, task):
@@ -264,6 +272,34 @@ async def test_a_group_is_judged_in_one_call_where_a_reward_can(folder: Path) ->
             broken
             == [Ungraded(boundary="reward:odd:Together", reason="grade_group() gives 0 grades for 2 rollouts")] * 2
         )
+
+
+async def test_a_reply_that_breaks_a_group_call_is_alone_ungraded(folder: Path) -> None:
+    with opened(RewardSpec(name="odd:Together"), folder=folder, timeout_s=2.0) as pool:
+        pool.start()
+        good, bad = await pool.grade_group(task(), [rollout("a"), rollout("bad")])
+    assert good == Grade(verdict=None, score=-1.0, parts={"odd:Together": -1.0})
+    assert bad == Ungraded(boundary="reward:odd:Together", reason="ValueError: not a number")
+
+
+async def test_a_kill_during_a_group_call_is_counted(folder: Path) -> None:
+    with opened(RewardSpec(name="odd:Together"), folder=folder, timeout_s=20.0) as pool:
+        pool.start()
+        waiting = asyncio.create_task(pool.grade_group(task(), [rollout("a"), rollout("wait")]))
+        await asyncio.sleep(0.3)
+        victim = pool._all[0]._process
+        assert victim is not None
+        victim.kill()
+        grades = await waiting
+    assert pool.lost == 1
+    assert [grade.score for grade in grades if isinstance(grade, Grade)] == [-1.0, -1.0]
+
+
+def test_a_score_that_cannot_stand_beside_verdicts_is_refused_at_start(folder: Path) -> None:
+    rewards = [RewardSpec(name="odd:Odd"), RewardSpec(name="odd:Far")]
+    refused = pytest.raises(PluginError, match=r"reward 'odd:Far' gives scores outside \[0, 1\]")
+    with opened(*rewards, folder=folder) as pool, refused:
+        pool.start()
 
 
 async def test_a_reply_that_hangs_its_group_is_found_by_asking_one_by_one(folder: Path) -> None:
