@@ -73,13 +73,9 @@ class Judge:
         if template is not None:
             Prompt.check(template)
         self._endpoint = Endpoint(
-            url=url,
-            api_key_env=api_key_env,
-            timeout_s=timeout_s,
-            retries=retries,
-            concurrency=concurrency,
+            url=url, api_key_env=api_key_env, timeout_s=timeout_s, retries=retries, concurrency=concurrency,
             pause_s=pause_s,
-        )
+        )  # fmt: skip
         self._model, self._kind, self._rules_first = model, kind, rules_first
         self._max_tokens, self._longest, self._system, self._template = max_tokens, longest, system, template
         self._verdicts, self._rules = Verdicts(cache), Truth()

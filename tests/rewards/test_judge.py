@@ -268,7 +268,7 @@ def test_a_wait_that_the_server_asks_for_is_bounded() -> None:
     assert endpoint.worst_case_s == 3 * 5 + 2 * endpoint.longest_wait_s
 
 
-def test_a_server_that_hangs_or_drips_is_left(scripted: Any) -> None:
+def test_a_server_that_hangs_is_left(scripted: Any) -> None:
     done = threading.Event()
     server = scripted(lambda body, _: (done.wait(5), said("late"))[1])
     started = time.monotonic()
@@ -276,23 +276,115 @@ def test_a_server_that_hangs_or_drips_is_left(scripted: Any) -> None:
     done.set()
     assert isinstance(grade, Ungraded) and "no answer in time" in grade.reason
     assert time.monotonic() - started < 3
+
+
+HEAD = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "dripped"),
+    [
+        (HEAD + b"Content-Length: 1000\r\n\r\n", b" "),
+        (HEAD + b"Connection: close\r\n\r\n", b" "),
+        (b"", b"H"),
+        (HEAD, b"X"),
+        (HEAD, b"X-Mark: 1\r\n"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"0"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+    ],
+)
+def test_a_server_that_drips_is_left(first: bytes, dripped: bytes) -> None:
+    before = threading.active_count()
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=drip, args=(listener,), daemon=True).start()
+        dripper = threading.Thread(target=drip, args=(listener, first, dripped), daemon=True)
+        dripper.start()
+        started = time.monotonic()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        grade = judged(Judge(url=url, model="m", retries=0, timeout_s=0.3), "The man from Leiden")
-    assert isinstance(grade, Ungraded) and "no answer in time" in grade.reason
+        grade = judged(Judge(url=url, model="m", retries=0, timeout_s=0.2), "The man from Leiden")
+        assert isinstance(grade, Ungraded) and "no answer in time" in grade.reason
+        assert time.monotonic() - started < 2
+        dripper.join(2)  # the connection is closed, so it ends
+    deadline = time.monotonic() + 2
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() <= before
 
 
-def drip(listener: socket.socket) -> None:
+def drip(listener: socket.socket, first: bytes, dripped: bytes) -> None:
     peer, _ = listener.accept()
     with peer:
-        peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
         try:
-            for _ in range(100):
-                peer.sendall(b" ")
+            peer.sendall(first)
+            for _ in range(80):
+                peer.sendall(dripped)
                 time.sleep(0.05)
         except OSError:
             pass
+
+
+def test_looking_a_name_up_counts_as_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_up, done = socket.getaddrinfo, threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args: (done.wait(5), looked_up(*args))[1])
+    started = time.monotonic()
+    grade = judged(Judge(url="http://127.0.0.1:1/v1", model="m", retries=0, timeout_s=0.2), "The man from Leiden")
+    done.set()
+    assert isinstance(grade, Ungraded) and "no answer in time" in grade.reason
+    assert time.monotonic() - started < 2
+
+
+def test_an_endpoint_that_is_down_is_left_alone_and_then_probed(scripted: Any) -> None:
+    up, down = threading.Event(), (503, {}, "")
+    server = scripted(lambda body, number: verdict("CORRECT")(body, number) if up.is_set() else down)
+    judge = Judge(url=server.url, model="m", retries=2, pause_s=0.4)
+    first, second = (judged(judge, reply) for reply in ("The man from Leiden", "The man with the hat"))
+    assert first == second
+    assert isinstance(first, Ungraded) and "it answers 503; nothing is sent to it for 0.4 s" in first.reason
+    assert len(server.requests) == 3  # all of the first question, none of the second
+    time.sleep(0.5)
+    probe, after = (judged(judge, reply) for reply in ("The man from Leiden", "The man with the hat"))
+    assert isinstance(probe, Ungraded) and "after one attempt" in probe.reason and after == probe
+    assert len(server.requests) == 4
+    up.set()
+    time.sleep(0.5)
+    for reply in ("The man from Leiden", "The man with the hat"):
+        assert isinstance(judged(judge, reply), Grade)
+    assert len(server.requests) == 6
+
+
+def test_a_silent_endpoint_costs_a_few_groups_no_more_than_one(scripted: Any) -> None:
+    done = threading.Event()
+    server = scripted(lambda *_: (done.wait(5), said("late"))[1])
+    judge = Judge(url=server.url, model="m", timeout_s=0.2, retries=1, concurrency=4)
+    started = time.monotonic()
+    for group in range(5):
+        replies = [rollout(f"Painter {group} {i}", of=ASKED) for i in range(8)]
+        assert all(isinstance(grade, Ungraded) for grade in judge.grade_group(ASKED, replies))
+    done.set()
+    assert time.monotonic() - started < 1.5  # 0.4 s and the waits between; without a pause it is over 4 s
+    assert len(server.requests) <= 8
+
+
+def test_one_question_that_hangs_does_not_stop_the_others(scripted: Any) -> None:
+    done = threading.Event()
+
+    def answer(body: dict[str, Any], number: int) -> Answer:
+        if "hangs" in body["messages"][1]["content"]:
+            done.wait(5)
+        else:
+            time.sleep(0.1)
+        return verdict("WRONG")(body, number)
+
+    judge = Judge(url=scripted(answer).url, model="m", timeout_s=0.6, retries=0, concurrency=2)
+    grades = judge.grade_group(ASKED, [rollout(text, of=ASKED) for text in ("It hangs", "One", "Two", "Three")])
+    assert [isinstance(grade, Grade) for grade in grades] == [False, True, True, True]
+    assert isinstance(judged(judge, "Four"), Grade)
+    done.set()
+
+
+def test_the_time_that_one_question_may_take_by_default() -> None:
+    judge = Judge(url="http://localhost:1/v1", model="m")
+    assert judge.worst_case_s == pytest.approx(100.0)
 
 
 def test_nobody_there() -> None:
