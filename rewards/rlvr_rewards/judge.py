@@ -7,10 +7,13 @@ in the same words is CORRECT. An unreadable verdict and an endpoint that does no
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
+from rlvr.errors import BoundaryError, boundary
 from rlvr.types import Grade, Rollout, Task, Ungraded, Verdict
 from rlvr_rewards._endpoint import Endpoint, EndpointError
 from rlvr_rewards._matching import Match
@@ -21,6 +24,7 @@ from rlvr_rewards.truth import Facts, Truth, facts_of, question_of, stated_confi
 
 __all__ = ["Judge"]
 
+_T = TypeVar("_T")
 _KINDS = ("equivalence", "verifier")
 
 
@@ -88,12 +92,13 @@ class Judge:
 
     def grade_group(self, task: Task, rollouts: Sequence[Rollout]) -> list[Grade | Ungraded]:
         """Judge all replies to a task at once, equal ones by one question."""
-        decided = [self._by_rule(task, rollout) for rollout in rollouts]
+        decided = [_guarded(self._by_rule, task, rollout) for rollout in rollouts]
         questions = {one.key: one for one in decided if isinstance(one, _Open)}
         answers: dict[str, Grade | Ungraded] = {}
         if questions:
             with ThreadPoolExecutor(max_workers=min(len(questions), self._endpoint.concurrency)) as threads:
-                answers = dict(zip(questions, threads.map(self._by_model, questions.values()), strict=True))
+                ask = partial(_guarded, self._by_model)
+                answers = dict(zip(questions, threads.map(ask, questions.values()), strict=True))
         return [_with_parts(answers[one.key], one.parts) if isinstance(one, _Open) else one for one in decided]
 
     def gold(self, task: Task) -> str:
@@ -153,6 +158,20 @@ class Judge:
             "model": self._model, "messages": messages, "temperature": 0, "seed": 0, "n": 1, "stream": False,
             "max_tokens": self._max_tokens,
         }  # fmt: skip
+
+
+def _guarded(call: Callable[..., _T], *args: object) -> _T | Ungraded:
+    """Call one of our own methods for one reply; what it raises leaves that reply ungraded and no other of its group.
+
+    Errors: BoundaryError where memory or the stack ran out, which is for the grading process to judge.
+    """
+    try:
+        with boundary("reward:judge"):
+            return call(*args)
+    except BoundaryError as error:
+        if isinstance(error.__cause__, MemoryError | RecursionError):
+            raise
+        return Ungraded(boundary=error.boundary, reason=error.reason)
 
 
 def _decided(verdict: Verdict, parts: dict[str, float], why: str) -> Grade:

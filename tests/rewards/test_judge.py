@@ -14,9 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rlvr.errors import BoundaryError
 from rlvr.testing import check_reward, rollout, task
 from rlvr.types import Grade, Ungraded, Verdict
 from rlvr_rewards import _endpoint
+from rlvr_rewards import judge as judge_module
 from rlvr_rewards._prompts import Prompt, clean, read_verdict
 from rlvr_rewards._verdicts import Verdicts
 from rlvr_rewards.judge import Judge
@@ -436,6 +438,35 @@ def test_groups_ask_at_once_within_the_limit(scripted: Any) -> None:
     ]  # fmt: skip
     assert server.most_at_once == 3
     assert len(server.requests) == 9  # equal replies by one question
+
+
+def test_one_reply_that_breaks_a_rule_leaves_the_rest_of_its_group(
+    scripted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(reply: str) -> float | None:
+        if "bad" in reply:
+            raise KeyError("a bug")
+        if "deep" in reply:
+            raise RecursionError
+        return None
+
+    monkeypatch.setattr(judge_module, "stated_confidence", broken)
+    judge = Judge(url=scripted(verdict("WRONG")).url, model="m")
+    good, bad, right = judge.grade_group(ASKED, [rollout(r, of=ASKED) for r in ("Leiden", "bad", "Rembrandt van Rijn")])
+    assert isinstance(good, Grade) and isinstance(right, Grade) and right.verdict is Verdict.CORRECT
+    assert bad == Ungraded(boundary="reward:judge", reason="KeyError: 'a bug'")
+    with pytest.raises(BoundaryError):  # for the grading process, which asks whose fault it is
+        judge.grade_group(ASKED, [rollout("deep", of=ASKED)])
+
+
+def test_a_cache_that_cannot_be_written_leaves_replies_ungraded(scripted: Any, tmp_path: Path) -> None:
+    path = tmp_path / "verdicts.jsonl"
+    judge = Judge(url=scripted(verdict("WRONG")).url, model="m", cache=str(path))
+    path.unlink()
+    path.mkdir()
+    asked, right = judge.grade_group(ASKED, [rollout(r, of=ASKED) for r in ("Leiden", "Rembrandt van Rijn")])
+    assert isinstance(asked, Ungraded) and "IsADirectoryError" in asked.reason
+    assert isinstance(right, Grade)
 
 
 def test_the_cache_answers_the_second_time(scripted: Any, tmp_path: Path) -> None:
