@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from rlvr.errors import BoundaryError, boundary
+from rlvr.errors import BoundaryError, RlvrError, boundary
 from rlvr.types import Grade, Reward, Rollout, Task, Ungraded, Verdict
 
 __all__ = ["FirstThatDecides", "Gate", "WeightedSum"]
@@ -52,12 +52,21 @@ class _Combined:
         return reply
 
     def _ask(self, place: int, task: Task, rollouts: Sequence[Rollout]) -> list[Grade | Ungraded]:
-        """Ask one inner reward about some replies, all at once if it can. Errors: as `_guarded`."""
+        """Ask one inner reward about some replies: all at once if it can, one by one where that raises.
+
+        Errors: as `_guarded`.
+        """
         reward, name = self._of[place], f"reward:{self._names[place]}"
         together = getattr(reward, "grade_group", None)
-        if together is None:
-            return [_guarded(name, lambda one=one: [reward.grade(task, one)], count=1)[0] for one in rollouts]  # type: ignore[misc]
-        return _guarded(name, lambda: list(together(task, rollouts)), count=len(rollouts)) if rollouts else []
+        if together is not None and rollouts:
+            answers = _guarded(name, lambda: list(together(task, rollouts)), count=len(rollouts))
+            if not isinstance(answers, Ungraded):
+                return answers
+        result: list[Grade | Ungraded] = []
+        for one in rollouts:
+            alone = _guarded(name, lambda one=one: [reward.grade(task, one)], count=1)  # type: ignore[misc]
+            result.append(alone if isinstance(alone, Ungraded) else alone[0])
+        return result
 
     def _parts(self, place: int, grade: Grade) -> dict[str, float]:
         name = self._names[place]
@@ -190,8 +199,8 @@ def _with_parts(answer: Grade | Ungraded, parts: dict[str, float]) -> Grade | Un
     return Grade(verdict=answer.verdict, score=answer.score, parts=parts, why=answer.why)
 
 
-def _guarded(name: str, call: Callable[[], list[Grade | Ungraded]], *, count: int) -> list[Grade | Ungraded]:
-    """Call an inner reward; what it raises leaves its own replies ungraded and no others.
+def _guarded(name: str, call: Callable[[], Sequence[object]], *, count: int) -> list[Grade | Ungraded] | Ungraded:
+    """Call an inner reward and look at each of its answers. Gives one Ungraded where the call itself raises.
 
     Errors: BoundaryError where memory or the stack ran out, which is for the grading process to judge.
     """
@@ -201,12 +210,17 @@ def _guarded(name: str, call: Callable[[], list[Grade | Ungraded]], *, count: in
     except BoundaryError as error:
         if isinstance(error.__cause__, MemoryError | RecursionError):
             raise
-        return [Ungraded(boundary=error.boundary, reason=error.reason)] * count
-    if len(answers) != count or not all(isinstance(answer, Grade | Ungraded) for answer in answers):
-        return [
-            Ungraded(boundary=name, reason=f"it gives {len(answers)} answers of a wrong kind for {count} replies")
-        ] * count
-    return answers
+        return Ungraded(boundary=error.boundary, reason=error.reason)
+    except RlvrError as error:
+        return Ungraded(boundary=name, reason=str(error))
+    if len(answers) != count:
+        return [Ungraded(boundary=name, reason=f"it gives {len(answers)} answers for {count} replies")] * count
+    return [
+        answer
+        if isinstance(answer, Grade | Ungraded)
+        else Ungraded(boundary=name, reason=f"it gives {type(answer).__name__}, not Grade or Ungraded")
+        for answer in answers
+    ]
 
 
 def _named(of: Sequence[Reward], names: Sequence[str] | None) -> list[str]:

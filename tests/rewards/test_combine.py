@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlvr.errors import BoundaryError
+from rlvr.errors import BoundaryError, PluginError
 from rlvr.testing import check_reward, rollout, task
 from rlvr.types import Grade, Rollout, Task, Ungraded, Verdict
 from rlvr_rewards.combine import FirstThatDecides, Gate, WeightedSum
@@ -158,6 +158,25 @@ def test_one_broken_group_answer_is_no_exception() -> None:
 
     grade = judged(WeightedSum(of=[Short(RIGHT)]))
     assert isinstance(grade, Ungraded) and "0 answers" in grade.reason
+
+
+def test_one_reply_that_breaks_a_group_call_leaves_the_others() -> None:
+    class Brittle(Says):
+        def grade(self, task: Task, rollout: Rollout) -> Any:
+            if rollout.reply == "bad":
+                raise KeyError("a bug")
+            if rollout.reply == "known":
+                raise PluginError("a failure that has a name")
+            return "nonsense" if rollout.reply == "odd" else RIGHT
+
+        def grade_group(self, task: Task, rollouts: Sequence[Rollout]) -> list[Any]:
+            return [self.grade(task, one) for one in rollouts]
+
+    for reward in (WeightedSum(of=[Brittle(RIGHT)]), Gate(of=[Says(RIGHT), Brittle(RIGHT)])):
+        for replies in (["good", "bad", "good"], ["good", "odd", "good"], ["good", "known", "good"]):
+            grades = reward.grade_group(ASKED, [rollout(text, of=ASKED) for text in replies])
+            assert [isinstance(grade, Grade) for grade in grades] == [True, False, True]
+            assert grades[1].boundary == "reward:brittle"
 
 
 def test_limits_warm_up_and_gold_come_from_within() -> None:
