@@ -7,73 +7,15 @@ leaves the reply `Ungraded`; it never becomes a 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from rlvr.errors import BoundaryError, RlvrError, boundary
 from rlvr.types import Grade, Reward, Rollout, Task, Ungraded, Verdict
+from rlvr_rewards._combined import Combined
 
 __all__ = ["FirstThatDecides", "Gate", "WeightedSum"]
 
 
-class _Combined:
-    """What all combinations share: names, parts, and asking inner rewards in groups where they can.
-
-    `grade_group`, `gold` and `warm_up` exist where an inner reward has them, as the grading pool looks for them.
-    """
-
-    def __init__(self, of: Sequence[Reward], names: Sequence[str] | None, *, least: int = 1) -> None:
-        self._of = list(of) if isinstance(of, Sequence) else [of]
-        if len(self._of) < least:
-            raise ValueError(f"{type(self).__name__} needs at least {least} rewards in `of`, not {len(self._of)}")
-        self._names = _named(self._of, names)
-        self.worst_case_s = sum(float(getattr(reward, "worst_case_s", 0.0)) for reward in self._of)
-        if any(hasattr(reward, "grade_group") for reward in self._of):
-            self.grade_group: Callable[[Task, Sequence[Rollout]], list[Grade | Ungraded]] = self._grade_all
-        if any(hasattr(reward, "gold") for reward in self._of):
-            self.gold: Callable[[Task], str] = self._gold
-
-    def grade(self, task: Task, rollout: Rollout) -> Grade | Ungraded:
-        """Judge one reply."""
-        return self._grade_all(task, [rollout])[0]
-
-    def warm_up(self) -> None:
-        """Let inner rewards do their slow imports."""
-        for reward in self._of:
-            getattr(reward, "warm_up", lambda: None)()
-
-    def _grade_all(self, task: Task, rollouts: Sequence[Rollout]) -> list[Grade | Ungraded]:
-        raise NotImplementedError
-
-    def _gold(self, task: Task) -> str:
-        """Write the reply that earns CORRECT of the first reward that can, dressed as the others want it."""
-        reply: str = next(gold(task) for gold in (getattr(reward, "gold", None) for reward in self._of) if gold)
-        for reward in self._of:
-            reply = getattr(reward, "dress", lambda text: text)(reply)
-        return reply
-
-    def _ask(self, place: int, task: Task, rollouts: Sequence[Rollout]) -> list[Grade | Ungraded]:
-        """Ask one inner reward about some replies: all at once if it can, one by one where that raises.
-
-        Errors: as `_guarded`.
-        """
-        reward, name = self._of[place], f"reward:{self._names[place]}"
-        together = getattr(reward, "grade_group", None)
-        if together is not None and rollouts:
-            answers = _guarded(name, lambda: list(together(task, rollouts)), count=len(rollouts))
-            if not isinstance(answers, Ungraded):
-                return answers
-        result: list[Grade | Ungraded] = []
-        for one in rollouts:
-            alone = _guarded(name, lambda one=one: [reward.grade(task, one)], count=1)  # type: ignore[misc]
-            result.append(alone if isinstance(alone, Ungraded) else alone[0])
-        return result
-
-    def _parts(self, place: int, grade: Grade) -> dict[str, float]:
-        name = self._names[place]
-        return {name: float(grade.score), **{f"{name}/{part}": float(value) for part, value in grade.parts.items()}}
-
-
-class WeightedSum(_Combined):
+class WeightedSum(Combined):
     """Average the scores by weight; the verdict is the first reward's.
 
     Beside a verdict the average is kept within [0, 1]: give a punishment a scale of its own (`Overlong` has `unit`)
@@ -94,6 +36,9 @@ class WeightedSum(_Combined):
             raise ValueError(f"a sum of {len(self._of)} rewards needs as many weights, not {len(self._weights)}")
         if not all(math.isfinite(weight) and weight > 0 for weight in self._weights):
             raise ValueError(f"weights are finite and above 0, not {self._weights}")
+        self.judges = bool(getattr(self._of[0], "judges", True))
+        # beside a verdict the sum is kept within [0, 1]
+        self.outside_unit = not self.judges and any(getattr(reward, "outside_unit", False) for reward in self._of)
 
     def _grade_all(self, task: Task, rollouts: Sequence[Rollout]) -> list[Grade | Ungraded]:
         by_reward = [self._ask(place, task, rollouts) for place in range(len(self._of))]
@@ -113,7 +58,7 @@ class WeightedSum(_Combined):
         return Grade(verdict=verdict, score=score, parts=parts, why="; ".join(g.why for g in grades if g.why))
 
 
-class Gate(_Combined):
+class Gate(Combined):
     """Let the second reward's grade count only where the first one's score is full.
 
     Where it is not, the score is 0 and the verdict WRONG, or the first reward's own if that is WRONG or ABSTAINED; the
@@ -127,6 +72,7 @@ class Gate(_Combined):
     """
 
     pays = reads_confidence = "inner"  # a verdict of an inner reward is paid as that reward says
+    gates = 1
 
     def __init__(
         self, *, of: Sequence[Reward], full: float = 1.0, judges: bool = True, names: Sequence[str] | None = None
@@ -137,6 +83,8 @@ class Gate(_Combined):
         if not math.isfinite(full):
             raise ValueError(f"the score that opens a gate is finite, not {full}")
         self._full, self._judges = full, judges
+        self.judges = judges or bool(getattr(self._of[1], "judges", True))
+        self.outside_unit = bool(getattr(self._of[1], "outside_unit", False))
 
     def _grade_all(self, task: Task, rollouts: Sequence[Rollout]) -> list[Grade | Ungraded]:
         first = self._ask(0, task, rollouts)
@@ -155,7 +103,7 @@ class Gate(_Combined):
         return Grade(verdict=verdict if self._judges else None, score=0.0, parts=self._parts(0, gate), why=why)
 
 
-class FirstThatDecides(_Combined):
+class FirstThatDecides(Combined):
     """Take the grade of the first reward that gives a verdict; later ones are not asked.
 
     A grade without a verdict does not decide; where none decides, the last one's grade counts. An `Ungraded` of a
@@ -174,6 +122,8 @@ class FirstThatDecides(_Combined):
     ) -> None:
         super().__init__(of, names)
         self._fallback = fallback_on_ungraded
+        self.judges = any(getattr(reward, "judges", True) for reward in self._of)
+        self.outside_unit = any(getattr(reward, "outside_unit", False) for reward in self._of)
 
     def _grade_all(self, task: Task, rollouts: Sequence[Rollout]) -> list[Grade | Ungraded]:
         answers: dict[int, Grade | Ungraded] = {}
@@ -197,41 +147,3 @@ def _with_parts(answer: Grade | Ungraded, parts: dict[str, float]) -> Grade | Un
     if isinstance(answer, Ungraded):
         return answer
     return Grade(verdict=answer.verdict, score=answer.score, parts=parts, why=answer.why)
-
-
-def _guarded(name: str, call: Callable[[], Sequence[object]], *, count: int) -> list[Grade | Ungraded] | Ungraded:
-    """Call an inner reward and look at each of its answers. Gives one Ungraded where the call itself raises.
-
-    Errors: BoundaryError where memory or the stack ran out, which is for the grading process to judge.
-    """
-    try:
-        with boundary(name):
-            answers = call()
-    except BoundaryError as error:
-        if isinstance(error.__cause__, MemoryError | RecursionError):
-            raise
-        return Ungraded(boundary=error.boundary, reason=error.reason)
-    except RlvrError as error:
-        return Ungraded(boundary=name, reason=str(error))
-    if len(answers) != count:
-        return [Ungraded(boundary=name, reason=f"it gives {len(answers)} answers for {count} replies")] * count
-    return [
-        answer
-        if isinstance(answer, Grade | Ungraded)
-        else Ungraded(boundary=name, reason=f"it gives {type(answer).__name__}, not Grade or Ungraded")
-        for answer in answers
-    ]
-
-
-def _named(of: Sequence[Reward], names: Sequence[str] | None) -> list[str]:
-    """Name the inner rewards: as asked, else by class, numbered where that is not enough."""
-    if names is not None:
-        if len(names) != len(of) or len(set(names)) < len(names) or not all(names):
-            raise ValueError(f"{len(of)} rewards need as many different names, not {list(names)}")
-        return list(names)
-    found: list[str] = []
-    for reward in of:
-        name = str(getattr(reward, "name", "") or type(reward).__name__).lower()
-        same = sum(one == name or one.rstrip("0123456789") == name for one in found)
-        found.append(f"{name}{same + 1}" if same else name)
-    return found

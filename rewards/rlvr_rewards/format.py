@@ -7,10 +7,13 @@ import re
 from collections.abc import Sequence
 
 from rlvr.types import Grade, Reward, Rollout, Task, Ungraded, Verdict
+from rlvr_rewards._combined import Combined
+from rlvr_rewards.abstention import final_answer
 
 __all__ = ["CosineLength", "Format", "Overlong"]
 
 _LONGEST = 100_000  # characters of a reply that a pattern is tried on
+_ANSWERS = ("x", "1", "A", "x y", "1.5")  # that an example is tried with, beside the words of its pattern
 
 
 class Format:
@@ -19,12 +22,19 @@ class Format:
     Args:
         pattern: a regular expression that has to be found in the reply. The grading process, which has a deadline, runs
             it, so a pattern that backtracks for ever costs that process and not the run.
+        example: a text in which the pattern is found and in which {reply} stands for the answer, such as
+            "Therefore: {reply}". A combined reward needs it for its gold, without which a reply that hangs the grading
+            process is nobody's fault: left ungraded instead of WRONG.
         tags: names such as ["think", "answer"]: each pair once, in this order, with nothing but white space around
             them, and something within the last.
         opened: the prompt ends with the first opening tag, so a reply may begin inside it.
     """
 
-    def __init__(self, *, pattern: str | None = None, tags: Sequence[str] = (), opened: bool = False) -> None:
+    judges = False
+
+    def __init__(
+        self, *, pattern: str | None = None, example: str | None = None, tags: Sequence[str] = (), opened: bool = False
+    ) -> None:
         if (pattern is None) == (not tags):
             raise ValueError("a format is given by a pattern or by tags, and by one of them only")
         if isinstance(tags, str) or len(set(tags)) < len(tags) or not all(re.fullmatch(r"[\w-]+", tag) for tag in tags):
@@ -33,7 +43,15 @@ class Format:
             self._pattern = None if pattern is None else re.compile(pattern, re.DOTALL)
         except re.error as error:
             raise ValueError(f"the pattern {pattern!r} is no regular expression: {error}") from error
-        self._tags, self._opened = tuple(tags), opened
+        self._tags, self._opened, self._example = tuple(tags), opened, example
+        if example is not None and (self._pattern is None or "{reply}" not in example):
+            raise ValueError("an example belongs to a pattern, and {reply} stands in it for the answer")
+        if self._pattern is not None and example is not None:
+            golds = (gold for word in (*_ANSWERS, *re.findall(r"\w+", self._pattern.pattern)) for gold in _golds(word))
+            if not any(self._pattern.search(_filled(example, gold)) for gold in golds):
+                raise ValueError(
+                    f"the pattern {pattern!r} is not found in the example {example!r}, whatever {{reply}} is"
+                )
 
     def grade(self, task: Task, rollout: Rollout) -> Grade:
         """Look at one reply."""
@@ -41,11 +59,21 @@ class Format:
         return Grade(verdict=None, score=float(not fault), parts={"format": float(not fault)}, why=fault)
 
     def dress(self, reply: str) -> str:
-        """Put a reply into the last of the tags, the others empty before it. A pattern leaves it as it is."""
-        if not self._tags:
-            return reply
-        empty = "".join(f"<{tag}></{tag}>\n" for tag in self._tags[:-1])
-        return f"{empty}<{self._tags[-1]}>{reply}</{self._tags[-1]}>"
+        """Put a reply into the last of the tags, the others empty before it, or into the example.
+
+        Where the reply as a whole does not fit into the example, its answer alone is put there.
+
+        Errors: ValueError where it does not have the pattern then.
+        """
+        if self._pattern is None:
+            empty = "".join(f"<{tag}></{tag}>\n" for tag in self._tags[:-1])
+            return f"{empty}<{self._tags[-1]}>{reply}</{self._tags[-1]}>"
+        shapes = [reply] if self._example is None else [_filled(self._example, r) for r in (reply, final_answer(reply))]
+        for dressed in shapes:
+            if not self._fault(dressed):
+                return dressed
+        missing = "give an `example` of a reply with it" if self._example is None else "give another `example`"
+        raise ValueError(f"the pattern {self._pattern.pattern!r} is not found in the gold {shapes[0]!r}: {missing}")
 
     def _fault(self, reply: str) -> str:
         if self._pattern is not None:
@@ -87,10 +115,13 @@ class Overlong:
             advantages do not change by a constant.
     """
 
+    judges = False
+
     def __init__(self, *, max_tokens: int, buffer: int, unit: bool = False) -> None:
         if not 0 < buffer <= max_tokens:
             raise ValueError(f"buffer lies above 0 and is at most max_tokens, not {buffer} of {max_tokens}")
         self._free, self._max, self._buffer, self._lift = max_tokens - buffer, max_tokens, buffer, float(unit)
+        self.outside_unit = not unit
 
     def grade(self, task: Task, rollout: Rollout) -> Grade:
         """Look at one reply's length."""
@@ -99,7 +130,7 @@ class Overlong:
         return Grade(verdict=None, score=score + self._lift, parts={"overlong": score, "tokens": float(length)})
 
 
-class CosineLength:
+class CosineLength(Combined):
     """Scale a judging reward by length: along a cosine from one end of a range to the other, its ends by verdict.
 
     At no token the score is the range's first number, at max_tokens its second: r_L + (r_0 - r_L)(1 + cos(pi |y| /
@@ -109,7 +140,7 @@ class CosineLength:
     The verdict is that of `of` where all five numbers lie in [0, 1], and none where they do not, since a score beside a
     verdict has to; the paper's own are correct = [2, 1], wrong = [-10, 0], exceeded = -10.
 
-    Source: arXiv 2502.03373, section 4.2.
+    Source: arXiv 2502.03373 (cosine reward).
 
     Args:
         of: the reward that says what is right.
@@ -130,14 +161,17 @@ class CosineLength:
         ends = (*correct, *wrong, exceeded, abstained)
         if not all(math.isfinite(end) for end in ends):
             raise ValueError(f"a cosine length reward needs finite numbers, not {ends}")
-        self._of, self._max, self._exceeded, self._abstained = rewards[0], max_tokens, exceeded, abstained
+        super().__init__(rewards, None)
+        self._max, self._exceeded, self._abstained = max_tokens, exceeded, abstained
         self._ranges = {Verdict.CORRECT: tuple(correct), Verdict.WRONG: tuple(wrong)}
-        self._judges = all(0.0 <= end <= 1.0 for end in ends)
-        self.worst_case_s = float(getattr(self._of, "worst_case_s", 0.0))
+        self.judges = all(0.0 <= end <= 1.0 for end in ends)
+        self.outside_unit = not self.judges
 
-    def grade(self, task: Task, rollout: Rollout) -> Grade | Ungraded:
-        """Judge one reply and scale what it is worth."""
-        inner = self._of.grade(task, rollout)
+    def _grade_all(self, task: Task, rollouts: Sequence[Rollout]) -> list[Grade | Ungraded]:
+        answers = self._ask(0, task, rollouts)
+        return [self._scaled(answer, rollout) for answer, rollout in zip(answers, rollouts, strict=True)]
+
+    def _scaled(self, inner: Grade | Ungraded, rollout: Rollout) -> Grade | Ungraded:
         if isinstance(inner, Ungraded):
             return inner
         if inner.verdict is None:
@@ -147,11 +181,7 @@ class CosineLength:
         length = _sampled(rollout)
         score = self._score(inner.verdict, length)
         parts = {**inner.parts, "of": float(inner.score), "cosine": score, "tokens": float(length)}
-        return Grade(verdict=inner.verdict if self._judges else None, score=score, parts=parts, why=inner.why)
-
-    def warm_up(self) -> None:
-        """Let the inner reward do its slow imports."""
-        getattr(self._of, "warm_up", lambda: None)()
+        return Grade(verdict=inner.verdict if self.judges else None, score=score, parts=parts, why=inner.why)
 
     def _score(self, verdict: Verdict, length: int) -> float:
         if length >= self._max:
@@ -160,6 +190,15 @@ class CosineLength:
             return self._abstained
         first, last = self._ranges[verdict]
         return last + (first - last) * (1.0 + math.cos(math.pi * length / self._max)) / 2.0
+
+
+def _filled(example: str, answer: str) -> str:
+    return example.replace("{reply}", answer)
+
+
+def _golds(answer: str) -> tuple[str, ...]:
+    """Write an answer as the golds of rewards do."""
+    return answer, f"Answer: {answer}", f"\\boxed{{{answer}}}"
 
 
 def _sampled(rollout: Rollout) -> int:

@@ -193,6 +193,23 @@ def test_limits_warm_up_and_gold_come_from_within() -> None:
     assert Gate(of=[TAGS, Truth()]).gold(ASKED) == "<answer>Answer: Paris</answer>"
 
 
+def test_golds_have_the_form_that_gates_ask_for() -> None:
+    line = Format(pattern=r"^Therefore: .+$", example="Therefore: {reply}")
+    assert Gate(of=[line, Truth()]).gold(ASKED) == "Therefore: Answer: Paris"
+    both = Gate(of=[WeightedSum(of=[line, Overlong(max_tokens=99, buffer=9, unit=True)]), Truth()])
+    assert judged(both, both.gold(ASKED)).verdict is Verdict.CORRECT
+    nested = Gate(of=[TAGS, Gate(of=[Format(pattern="Paris"), Truth()])])
+    assert judged(nested, nested.gold(ASKED)).verdict is Verdict.CORRECT
+
+
+def test_a_gate_whose_pattern_has_no_example_has_no_gold() -> None:
+    shut = Format(pattern="^Therefore")
+    for reward in (Gate(of=[shut, Truth()]), Gate(of=[WeightedSum(of=[shut, TAGS]), Truth()])):
+        with pytest.raises(ValueError, match="give an `example`"):
+            reward.gold(ASKED)
+    assert WeightedSum(of=[Truth(), shut]).gold(ASKED) == "Answer: Paris"  # the form is not what the verdict hangs on
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -245,6 +262,7 @@ def test_combinations_keep_to_the_bounds(answers: list[Grade | Ungraded], weight
     [
         WeightedSum(of=[Truth(), Format(pattern="P"), Overlong(max_tokens=9, buffer=3)], weights=[2, 1, 1]),
         Gate(of=[TAGS, Truth()]),
+        Gate(of=[Format(pattern=r"^So .+!$", example="So {reply}!"), Truth()]),
         FirstThatDecides(of=[TAGS, Truth()]),
     ],
 )

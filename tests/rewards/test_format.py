@@ -1,5 +1,6 @@
 import math
 import pickle
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlvr.testing import check_reward, rollout, task
-from rlvr.types import Grade, Rollout, Span, Ungraded, Verdict
+from rlvr.types import Grade, Rollout, Span, Task, Ungraded, Verdict
+from rlvr_rewards.combine import FirstThatDecides, Gate, WeightedSum
 from rlvr_rewards.format import CosineLength, Format, Overlong
 from rlvr_rewards.truth import Truth
 
@@ -80,6 +82,9 @@ def test_a_pattern_is_searched_for() -> None:
         ({}, "pattern or by tags"),
         ({"pattern": "a", "tags": ["b"]}, "pattern or by tags"),
         ({"pattern": "("}, "no regular expression"),
+        ({"pattern": "a", "example": "a"}, "{reply} stands in it"),
+        ({"tags": ["a"], "example": "{reply}"}, "belongs to a pattern"),
+        ({"pattern": "^So", "example": "Then {reply}"}, "not found in the example"),
         ({"tags": "think"}, "different names"),
         ({"tags": ["a", "a"]}, "different names"),
         ({"tags": ["<a>"]}, "different names"),
@@ -93,7 +98,28 @@ def test_wrong_formats_are_refused(options: dict[str, Any], message: str) -> Non
 def test_a_dressed_reply_has_the_format() -> None:
     form = Format(tags=["think", "answer"])
     assert shape(form.dress("Paris"), tags=["think", "answer"]) == 1
-    assert Format(pattern="x").dress("Paris") == "Paris"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "example", "gold", "dressed"),
+    [
+        (r"^Therefore: .+\.$", "Therefore: {reply}.", "Answer: Paris", "Therefore: Answer: Paris."),
+        (r"^Answer: \d+$", "Answer: {reply}", "\\boxed{5}", "Answer: 5"),
+        (r"^(Paris|Rome)!$", "{reply}!", "Answer: Paris", "Paris!"),
+        (r"^So \[[A-D]\]$", "So [{reply}]", "Answer: B", "So [B]"),
+        ("Paris", None, "Answer: Paris", "Answer: Paris"),
+    ],
+)
+def test_a_pattern_is_dressed_by_its_example(pattern: str, example: str | None, gold: str, dressed: str) -> None:
+    assert Format(pattern=pattern, example=example).dress(gold) == dressed
+    assert shape(dressed, pattern=pattern) == 1
+
+
+def test_a_gold_that_cannot_have_the_pattern_is_one_sentence() -> None:
+    with pytest.raises(ValueError, match="not found in the gold 'Paris': give an `example`"):
+        Format(pattern="x").dress("Paris")
+    with pytest.raises(ValueError, match="not found in the gold '<Paris>': give another `example`"):
+        Format(pattern=r"<\d+>", example="<{reply}>").dress("Paris")
 
 
 @settings(max_examples=100, deadline=None)
@@ -170,6 +196,47 @@ def test_cosine_length_keeps_the_verdict_where_scores_allow_it() -> None:
     assert scores[3] == scores[7] == scores[11] == 0.0
 
 
+class Together:
+    """Judges by group only, with limits of its own; raises for a reply that says so."""
+
+    worst_case_s = 7.0
+
+    def grade(self, task: Task, rollout: Rollout) -> Grade:
+        if rollout.reply == "bad":
+            raise KeyError("a bug")
+        return Grade(verdict=Verdict.CORRECT, score=1.0)
+
+    def grade_group(self, task: Task, rollouts: Sequence[Rollout]) -> list[Grade]:
+        return [self.grade(task, one) for one in rollouts]
+
+
+def test_cosine_length_is_what_its_inner_reward_is() -> None:
+    reward = CosineLength(of=[Together()], max_tokens=10)
+    assert reward.worst_case_s == 7.0 and not hasattr(reward, "gold")
+    good, bad = reward.grade_group(ASKED, [long(0), long(0, "bad")])
+    assert isinstance(good, Grade) and good.score == 1.0
+    assert bad == Ungraded(boundary="reward:together", reason="KeyError: 'a bug'")
+    plain = CosineLength(of=Truth(), max_tokens=10)
+    assert plain.gold(ASKED) == Truth().gold(ASKED) and not hasattr(plain, "grade_group")
+    gated = CosineLength(of=Gate(of=[Format(tags=["answer"]), Truth()]), max_tokens=10)
+    assert gated.gold(ASKED) == "<answer>Answer: Paris</answer>"
+
+
+def test_what_can_leave_the_unit_says_so() -> None:
+    paper = CosineLength(of=Truth(), max_tokens=10, **PAPER)  # type: ignore[arg-type]
+    assert paper.outside_unit and not CosineLength(of=Truth(), max_tokens=10).outside_unit
+    punishes, shape_only = Overlong(max_tokens=9, buffer=3), Format(pattern="x")
+    assert punishes.outside_unit and not Overlong(max_tokens=9, buffer=3, unit=True).outside_unit
+    assert not getattr(shape_only, "outside_unit", False)
+    assert WeightedSum(of=[shape_only, punishes]).outside_unit
+    assert not WeightedSum(of=[Truth(), punishes]).outside_unit  # kept within [0, 1]
+    assert WeightedSum(of=[WeightedSum(of=[shape_only, punishes]), Truth()]).outside_unit
+    assert Gate(of=[shape_only, punishes], judges=False).outside_unit
+    assert not Gate(of=[punishes, Truth()]).outside_unit
+    assert FirstThatDecides(of=[shape_only, punishes]).outside_unit
+    assert not FirstThatDecides(of=[shape_only, Truth()]).outside_unit
+
+
 def test_cosine_length_needs_a_judge() -> None:
     blind = CosineLength(of=Format(pattern="x"), max_tokens=10).grade(ASKED, long(3))
     assert isinstance(blind, Ungraded) and "no verdict" in blind.reason
@@ -205,6 +272,7 @@ def test_scores_stay_between_their_ends(tokens: int, reply: str, ends: tuple[flo
     [
         Format(tags=["a"]),
         Format(pattern="x"),
+        Format(pattern="^x", example="x {reply}"),
         Overlong(max_tokens=9, buffer=3),
         CosineLength(of=Truth(), max_tokens=10**6),
     ],
