@@ -363,7 +363,7 @@ def test_a_silent_endpoint_costs_a_few_groups_no_more_than_one(scripted: Any) ->
         replies = [rollout(f"Painter {group} {i}", of=ASKED) for i in range(8)]
         assert all(isinstance(grade, Ungraded) for grade in judge.grade_group(ASKED, replies))
     done.set()
-    assert time.monotonic() - started < 1.5  # 0.4 s and the waits between; without a pause it is over 4 s
+    assert time.monotonic() - started < 3  # 0.4 s and the waits between; without a pause it is over 4 s
     assert len(server.requests) <= 8
 
 
@@ -377,7 +377,7 @@ def test_one_question_that_hangs_does_not_stop_the_others(scripted: Any) -> None
             time.sleep(0.1)
         return verdict("WRONG")(body, number)
 
-    judge = Judge(url=scripted(answer).url, model="m", timeout_s=0.6, retries=0, concurrency=2)
+    judge = Judge(url=scripted(answer).url, model="m", timeout_s=1.0, retries=0, concurrency=2)
     grades = judge.grade_group(ASKED, [rollout(text, of=ASKED) for text in ("It hangs", "One", "Two", "Three")])
     assert [isinstance(grade, Grade) for grade in grades] == [False, True, True, True]
     assert isinstance(judged(judge, "Four"), Grade)
