@@ -303,7 +303,7 @@ def test_a_server_that_drips_is_left(first: bytes, dripped: bytes) -> None:
         dripper.start()
         started = time.monotonic()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        grade = judged(Judge(url=url, model="m", retries=0, timeout_s=0.2), "The man from Leiden")
+        grade = judged(Judge(url=url, model="m", retries=0, timeout_s=0.12), "The man from Leiden")
         assert isinstance(grade, Ungraded) and "no answer in time" in grade.reason
         assert time.monotonic() - started < 2
         dripper.join(2)  # the connection is closed, so it ends
@@ -318,9 +318,9 @@ def drip(listener: socket.socket, first: bytes, dripped: bytes) -> None:
     with peer:
         try:
             peer.sendall(first)
-            for _ in range(80):
+            for _ in range(150):
                 peer.sendall(dripped)
-                time.sleep(0.05)
+                time.sleep(0.03)
         except OSError:
             pass
 
@@ -329,7 +329,7 @@ def test_looking_a_name_up_counts_as_waiting(monkeypatch: pytest.MonkeyPatch) ->
     looked_up, done = socket.getaddrinfo, threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args: (done.wait(5), looked_up(*args))[1])
     started = time.monotonic()
-    grade = judged(Judge(url="http://127.0.0.1:1/v1", model="m", retries=0, timeout_s=0.2), "The man from Leiden")
+    grade = judged(Judge(url="http://127.0.0.1:1/v1", model="m", retries=0, timeout_s=0.12), "The man from Leiden")
     done.set()
     assert isinstance(grade, Ungraded) and "no answer in time" in grade.reason
     assert time.monotonic() - started < 2
@@ -377,7 +377,7 @@ def test_one_question_that_hangs_does_not_stop_the_others(scripted: Any) -> None
             time.sleep(0.1)
         return verdict("WRONG")(body, number)
 
-    judge = Judge(url=scripted(answer).url, model="m", timeout_s=1.0, retries=0, concurrency=2)
+    judge = Judge(url=scripted(answer).url, model="m", timeout_s=0.8, retries=0, concurrency=2)
     grades = judge.grade_group(ASKED, [rollout(text, of=ASKED) for text in ("It hangs", "One", "Two", "Three")])
     assert [isinstance(grade, Grade) for grade in grades] == [False, True, True, True]
     assert isinstance(judged(judge, "Four"), Grade)
