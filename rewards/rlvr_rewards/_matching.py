@@ -13,11 +13,12 @@ from typing import NamedTuple
 
 from rlvr_rewards._names import same_person
 from rlvr_rewards._quantities import UNITS, Date, Quantity, dates, number_words, quantities, same_date, same_quantity
-from rlvr_rewards._words import OR, SMALL, Word, content, plain, stem, vocabulary, words
+from rlvr_rewards._words import OR, ORDERS, SMALL, Word, content, plain, stem, vocabulary, words
 
 __all__ = ["Match", "Question", "compare", "words"]
 
 _LONGEST = 400  # characters of an answer beyond which nothing but the same words is the gold
+_MOST_ITEMS = 64  # of a list, beyond which it is no answer
 _NEGATIONS = vocabulary("""
     not never neither nor no none without except unlike besides wrong incorrect false anything everything anyone
     everyone cannot
@@ -36,7 +37,11 @@ _NUMERIC_DATE = re.compile(r"\d{1,4}/\d{1,2}/\d{1,4}")
 _NOT_BUT = re.compile(r"\bnot (?:in |by |the )?[\w' ]{1,40}?,? (?:but|it's|it is) ", re.IGNORECASE)
 _LAST = re.compile(r"(?:so|thus|therefore|hence|in conclusion|in summary|overall|the answer)\b", re.IGNORECASE)
 _JOINTS = _RELATIVE | vocabulary("or what how why whom whose")
-_YES_NO = frozenset(("yes", "no", "true", "false"))
+_OPPOSITE = {
+    "yes": ("no", "false"), "no": ("yes", "true"), "true": ("false", "no"), "false": ("true", "yes"),
+}  # fmt: skip
+_DIRECTIONS = vocabulary("from to by")
+_CHOICE = vocabulary("or than between versus vs")
 
 
 class Match(IntEnum):
@@ -48,31 +53,68 @@ class Match(IntEnum):
 
 
 class Question(NamedTuple):
-    """What of a question matters: the stems that an answer may echo, and whether it asks for a person."""
+    """What of a question matters: the stems that an answer may echo, and whether it asks for a person or a choice."""
 
     stems: frozenset[str]
     person: bool
+    choice: bool
 
     @classmethod
     def of(cls, text: str) -> Question:
         """Read the question."""
         found = words(text)
         person = any(word.text in ("who", "whom", "whose", "actor", "actress", "author", "singer") for word in found)
-        return cls(frozenset(stem(word.text) for word in found), person)
+        choice = any(word.text in _CHOICE or word.breaks in OR for word in found)
+        return cls(frozenset(stem(word.text) for word in found), person, choice)
 
 
 class Gold(NamedTuple):
-    """A right answer: its text, its words, and those that matter."""
+    """A right answer, read once: its words, those that matter, and its amounts where it is nothing else."""
 
     text: str
     words: list[Word]
     content: list[Word]
+    named: bool  # whether it may be a person's name
+    counted: str  # with numbers in digits
+    amounts: Sequence[Date | Quantity]
 
     @classmethod
-    def of(cls, text: str) -> Gold:
+    def of(cls, text: str, question: Question) -> Gold:
         """Read a right answer."""
         found = words(text)
-        return cls(text, found, content(found))
+        kept = content(found)
+        named = bool(kept) and kept[-1].capital and not any(word.text in _NEGATIONS for word in found)
+        counted = number_words(text)
+        # where the question offers a choice, a word of it tells which one the amount belongs to
+        stems = question._replace(stems=frozenset()) if question.choice else question
+        only = bool(re.search(r"\d", counted)) and not any(_is_name(word, question=stems) for word in kept)
+        amounts: Sequence[Date | Quantity] = (dates(counted) or quantities(counted)) if only else ()
+        return cls(text, found, kept, named, counted, amounts)
+
+
+class Said(NamedTuple):
+    """An answer, read once: all its words, those of the sentence that answers, and the amounts in that."""
+
+    text: str
+    words: list[Word]
+    sentence: list[Word]
+    counted: str  # the sentence with numbers in digits
+    counted_words: list[Word]
+    plain_words: list[Word]  # with no slash of a date in them
+    dates: Sequence[Date]
+    quantities: Sequence[Quantity]
+
+    @classmethod
+    def of(cls, text: str, question: Question) -> Said:
+        """Read an answer. Of a long one only the words are."""
+        if len(text) > _LONGEST:
+            return cls(text, words(text), [], "", [], [], (), ())
+        sentence = _answering_sentence(_NOT_BUT.sub("", text), question)
+        counted = number_words(sentence)
+        return cls(
+            text, words(text), words(sentence), counted, words(counted), words(_NUMERIC_DATE.sub("0", counted)),
+            dates(counted), quantities(counted),
+        )  # fmt: skip
 
 
 def compare(
@@ -84,32 +126,37 @@ def compare(
         tolerance: how far a number may lie from the gold's, relative to it.
         coarse_dates: whether the year answers for a full date.
     """
-    meant = [Gold.of(name) for gold in golds for name in _aliases(plain(gold))]
+    meant = [Gold.of(name, question) for gold in golds for name in _aliases(plain(gold))]
 
-    def best(said: str) -> Match:
+    def best(text: str) -> Match:
+        said = Said.of(text, question)
         found = (_one(said, gold, question, tolerance=tolerance, coarse=coarse_dates) for gold in meant)
         return max(found, default=Match.NONE)
 
     said = plain(answer)
-    match = max(best(said), best(_OPENING.sub("", said)))
-    return Match.NONE if match is Match.GIVEN and not all(best(item) for item in _items(said)) else match
+    match = max(map(best, {said, _OPENING.sub("", said)}))
+    if match is not Match.GIVEN:
+        return match
+    items = set(_items(said))
+    return match if len(items) <= _MOST_ITEMS and all(map(best, items)) else Match.NONE
 
 
-def _one(said: str, gold: Gold, question: Question, *, tolerance: float, coarse: bool) -> Match:
+def _one(said: Said, gold: Gold, question: Question, *, tolerance: float, coarse: bool) -> Match:
     if not gold.content:
-        return Match.SAME if said and said == gold.text else Match.NONE
-    given = words(said)
+        return Match.SAME if said.text and said.text == gold.text else Match.NONE
+    given = said.words
     if _same_words(given, gold.words, question=question):
         return Match.SAME
-    if len(said) > _LONGEST or not given:
+    if len(said.text) > _LONGEST or not given:
         return Match.NONE
-    if len(gold.content) == 1 and gold.content[0].text in _YES_NO:
-        return Match.GIVEN if given[0].text == gold.content[0].text else Match.NONE
-    said = _answering_sentence(_NOT_BUT.sub("", said), question)
+    if len(gold.content) == 1 and gold.content[0].text in _OPPOSITE:
+        meant = gold.content[0].text
+        both = any(word.text in _OPPOSITE[meant] for word in given) or _offers(given)
+        return Match.GIVEN if given[0].text == meant and not both else Match.NONE
     counted = _as_amount(said, gold, question=question, tolerance=tolerance, coarse=coarse)
     if counted is not None:
         return counted
-    found = words(said)
+    found = said.sentence
     if _refuses(found, gold, question=question):
         return Match.NONE
     if {
@@ -120,7 +167,7 @@ def _one(said: str, gold: Gold, question: Question, *, tolerance: float, coarse:
             if [w.text for w in content(found)][: len(gold.content)] == [w.text for w in gold.content]
             else Match.NONE
         )
-    if question.person and _names_person(found, gold, question=question):
+    if question.person and gold.named and _names_person(found, gold, question=question):
         return Match.GIVEN
     return Match.GIVEN if _gives(found, gold, question=question) else Match.NONE
 
@@ -170,59 +217,93 @@ def _is_sentence(found: Sequence[Word], question: Question) -> bool:
 
 
 def _same_words(given: Sequence[Word], meant: Sequence[Word], *, question: Question) -> bool:
-    """Compare word by word: in order, joined together, as the same list, or without what the question says already."""
-    signs = [
-        {word.text for word in ws if word.text == "or"} | {w.breaks for w in ws if w.breaks in OR}
-        for ws in (given, meant)
-    ]
-    if signs[0] - signs[1]:
+    """Compare word by word: in order, joined together, as the same list, or but for what the question says already."""
+    if _offers(given) and not _offers(meant):
         return False
     one, other = ([stem(word.text) for word in content(words)] for words in (given, meant))
-    if one == other or "".join(one) == "".join(other):
-        return True
-    is_list = any(word.text == "and" or word.breaks == "," for word in meant)
-    if is_list and sorted(one) == sorted(other):
-        return True
-    rest, wanted = ([stem for stem in stems if stem not in question.stems] for stems in (one, other))
-    if _NEGATIONS & ({word.text for word in given} - {word.text for word in meant}):
+    if _directions(given) != _directions(meant):
         return False
-    return bool(wanted) and rest == wanted and set(one) <= set(other) | question.stems and len(given) <= len(meant) + 2
+    if one == other or _joined(one) == _joined(other):
+        return True
+    if sorted(one) == sorted(other) and _listed(given) == _listed(meant):
+        return True
+    if question.choice or _NEGATIONS & ({word.text for word in given} ^ {word.text for word in meant}):
+        return False
+    few, many = sorted((one, other), key=len)
+    if len(given) > len(meant) + 2 or all(stem in question.stems for stem in few):
+        return False
+    left = list(few)
+    for word in many:
+        if left and word == left[0]:
+            del left[0]
+        elif word not in question.stems:
+            return False
+    return not left
 
 
-def _as_amount(said: str, gold: Gold, *, question: Question, tolerance: float, coarse: bool) -> Match | None:
+def _offers(found: Sequence[Word]) -> bool:
+    return any(word.text == "or" or word.breaks in OR for word in found)
+
+
+def _directions(found: Sequence[Word]) -> list[str]:
+    """List the words that say who does what to whom, or which way it goes; those that open an answer do not."""
+    first = next((i for i, word in enumerate(found) if word.text not in SMALL), len(found))
+    return [word.text for word in found[first:] if word.text in _DIRECTIONS]
+
+
+def _joined(stems: Sequence[str]) -> str:
+    """Join words, but for two that would make another number."""
+    return re.sub(r"(?<!\d) | (?!\d)", "", " ".join(stems))
+
+
+def _listed(found: Sequence[Word]) -> list[list[str]]:
+    """Give the items of a list ("A, B and C") in one order."""
+    items: list[list[str]] = [[]]
+    for word in found:
+        if word.text == "and" or word.breaks == ",":
+            items.append([])
+        if word.text not in SMALL and word.text != "and":
+            items[-1].append(stem(word.text))
+    return sorted(item for item in items if item)
+
+
+def _as_amount(said: Said, gold: Gold, *, question: Question, tolerance: float, coarse: bool) -> Match | None:
     """Compare dates or numbers where the gold is nothing else; None where it is."""
-    said, meant = number_words(said), number_words(gold.text)
-    if not re.search(r"\d", meant) or any(_is_name(word, question=question) for word in gold.content):
-        return None
-    found: Sequence[Date | Quantity] = dates(said)
-    wanted: Sequence[Date | Quantity] = dates(meant)
-    if not wanted:
-        found, wanted = quantities(said), quantities(meant)
+    wanted = gold.amounts
     if not wanted:
         return None
+    found: Sequence[Date | Quantity] = said.dates if isinstance(wanted[0], Date) else said.quantities
     if len(wanted) == 1:
-        found = [one for one in found if not _echoed(said[one.start : one.end], question)]
-    if (
-        _refuses(words(_NUMERIC_DATE.sub("0", said)), gold)
-        or len(found) < len(wanted)
-        or (len(wanted) == 1 and _is_range(said, found))
-    ):
-        return Match.NONE
-    before = words(said[: found[0].start])
-    if len(wanted) == 1 and any(re.search(r"\d", w.text) and stem(w.text) not in question.stems for w in before):
-        return Match.NONE
-    extra = [word for word in before if word.text not in SMALL and _is_name(word, question=question)]
-    if extra and (not _is_sentence(words(said), question) or _strangers(content(before), question)):
+        found = [one for one in found if not _echoed(said.counted[one.start : one.end], question)]
+    if len(found) < len(wanted):
         return Match.NONE
     for one, meaning in zip(found, wanted, strict=False):
         if isinstance(one, Date) and isinstance(meaning, Date):
             fits = same_date(one, meaning, coarse=coarse)
         else:
             assert isinstance(one, Quantity) and isinstance(meaning, Quantity)
-            fits = same_quantity(one, meaning, tolerance=tolerance)
+            fits = same_quantity(one, meaning, tolerance=tolerance, echoed=question.stems)
         if not fits:
             return Match.NONE
-    return Match.SAME if len(found) == len(wanted) and len(said) <= len(meant) + _BESIDE else Match.GIVEN
+    if _surrounded(said, found, gold, question=question):
+        return Match.NONE
+    return Match.SAME if len(found) == len(wanted) and len(said.counted) <= len(gold.counted) + _BESIDE else Match.GIVEN
+
+
+def _surrounded(said: Said, found: Sequence[Date | Quantity], gold: Gold, *, question: Question) -> bool:
+    """Tell whether what stands around an amount makes another one of it: a bound, a range, a rival."""
+    signs = [{word.text for word in found if word.text in ORDERS} for found in (said.counted_words, gold.words)]
+    if signs[0] != signs[1] or _refuses(said.plain_words, gold):
+        return True
+    if len(gold.amounts) == 1 and _is_range(said.counted, found):
+        return True
+    before = words(said.counted[: found[0].start])
+    if len(gold.amounts) == 1 and any(re.search(r"\d", w.text) and stem(w.text) not in question.stems for w in before):
+        return True
+    extra = [word for word in before if word.text not in SMALL and _is_name(word, question=question)]
+    return bool(extra) and (
+        not _is_sentence(said.counted_words, question) or bool(_strangers(content(before), question))
+    )
 
 
 def _is_name(word: Word, *, question: Question) -> bool:
@@ -268,6 +349,9 @@ def _gives(found: Sequence[Word], gold: Gold, *, question: Question) -> bool:
     stems, wanted = [stem(word.text) for word in kept], [stem(word.text) for word in gold.content]
     start = next((i for i in range(len(stems) - len(wanted) + 1) if stems[i : i + len(wanted)] == wanted), None)
     if start is None:
+        return False
+    span = [i for i, word in enumerate(found) if word is kept[start] or word is kept[start + len(wanted) - 1]]
+    if _directions(found[span[0] : span[-1] + 1]) != _directions(gold.words):
         return False
     before = [word for word in kept[:start] if stem(word.text) not in question.stems]
     if before and not _leads_up(found, kept[: start + 1], before, question):

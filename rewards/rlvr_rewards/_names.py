@@ -10,8 +10,9 @@ __all__ = ["same_person"]
 
 _TITLES = vocabulary("""
     mr mrs ms miss dr doctor prof professor sir dame lord lady king queen prince princess emperor president senator
-    governor general colonel captain major pope saint st jr sr junior senior rev reverend
+    governor general colonel captain major pope saint st rev reverend
 """)
+_GENERATIONS = {"jr": "junior", "sr": "senior", "junior": "junior", "senior": "senior"}
 _FORMS = """
     andrew andy drew; anthony tony; benjamin ben; charles charlie chuck; christopher chris; daniel dan danny;
     david dave davey; donald don; douglas doug; edward ed eddie ted; elizabeth liz beth lizzie; frederick fred;
@@ -28,8 +29,11 @@ def same_person(said: Sequence[str], meant: Sequence[str]) -> bool:
     """Compare two names, given as words in one spelling.
 
     A surname alone stands for a full name. Between full names the first and the last must agree, initials standing for
-    names, and a middle name may be missing but not another one.
+    names; middle names may be missing from the end, but no other one may stand there. A junior is no senior.
     """
+    ages = [{_GENERATIONS[word] for word in name if word in _GENERATIONS} for name in (said, meant)]
+    if ages[0] and ages[1] and ages[0] != ages[1]:
+        return False
     one, other = (_bare(name) for name in (said, meant))
     if not one or not other or len(one) > 5 or any(not word.isalpha() for word in (*one, *other)):
         return False
@@ -41,13 +45,11 @@ def same_person(said: Sequence[str], meant: Sequence[str]) -> bool:
         return False
     if not _agree(one[0], other[0]):
         return False
-    few, many = sorted((one[1:-1], other[1:-1]), key=len)
-    places = iter(many)
-    return all(any(_agree(middle, place) for place in places) for middle in few)
+    return all(_agree(middle, place) for middle, place in zip(one[1:-1], other[1:-1], strict=False))
 
 
 def _bare(name: Sequence[str]) -> list[str]:
-    words = [word for word in name if word not in _TITLES]
+    words = [word for word in name if word not in _TITLES and word not in _GENERATIONS]
     # "j.k." comes as one word "jk"; two letters without a vowel are two initials
     return [part for word in words for part in (word if len(word) == 2 and not set(word) & set("aeiouy") else [word])]
 

@@ -7,9 +7,9 @@ import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from rlvr_rewards._quantities import dates, number_words
+from rlvr_rewards._quantities import FOLDS, dates, number_words, stem
 
-__all__ = ["OR", "SMALL", "Word", "content", "plain", "stem", "vocabulary", "words"]
+__all__ = ["OR", "ORDERS", "SMALL", "Word", "content", "plain", "stem", "vocabulary", "words"]
 
 
 def vocabulary(text: str) -> frozenset[str]:
@@ -37,13 +37,20 @@ _REWRITES = tuple(
         (r"\bU\. ?S\. ?A\b\.?|\bU\. ?S\.|\bUSA?\b", "United States"),
         (r"\bU\. ?K\.|\bUK\b", "United Kingdom"),
         (r"\b([AB])\. ?([CD])\.(?: ?(E)\.)?", r"\1\2\3"),
+        (r"(?<=\d) ?([ab])\. ?([cd])\.(?: ?(e)\.)?", r" \1\2\3"),
         (r"\b([A-Z])\.(?=[\sA-Z])", r"\1 "),
         (r"\b(Dr|Mr|Mrs|Ms|Prof|St|Jr|Sr|Gen|Sen|Gov|Rev|vs|No)\.", r"\1"),
     )
 )
+_SIGN = r"(?:\+{1,2}|[#♯♭]{1,2}|(?<=\b[A-Z])-(?!\w)|(?<=\b[A-Z]\w)-(?!\w)|(?<=\b[A-Z]\w\w)[+-](?!\w))"
 _TOKEN = re.compile(
-    r"(?P<word>(?:(?<![\w).])[-+](?=[\d.]))?[^\W_]+(?:['.][^\W_]+)*'?)|(?P<stop>[,;:()\[\]/\n|—–=]|\.(?=\s|$)|(?<=\s)-(?=\s))|(?P<and>&)|(?P<percent>%)"
+    r"(?P<tag></?[a-zA-Z][^<>\s]{0,20}>)|"
+    rf"(?P<word>(?:(?<![\w).])[-+](?=[\d.]))?[^\W_]+(?:['.][^\W_]+)*(?:{_SIGN}|'?))|"
+    r"(?P<order>[≤≥≠±√$€£¥₹₩¢]|(?<![-=])(?:(?<=\w)|(?<=\w )|(?=[<>]=? ?[-+.$€£¥]?\d))[<>]=?)|"
+    r"(?P<stop>[,;:()\[\]/\n|—–=]|\.(?=\s|$)|(?<=\s)-(?=\s))|(?P<and>&)|(?P<percent>%)"
 )
+_SIGNS = {"&": "and", "%": "percent", "<=": "≤", ">=": "≥"}
+ORDERS = frozenset("<>≤≥≠±√")
 
 
 class Word(NamedTuple):
@@ -59,10 +66,12 @@ def words(text: str) -> list[Word]:
     found: list[Word] = []
     breaks = ""
     for match in _TOKEN.finditer(number_words(plain(text))):
+        if match["tag"]:
+            continue
         if match["stop"]:
             breaks = match[0] if breaks not in OR else breaks
             continue
-        raw = {"&": "and", "%": "percent"}.get(match[0], match[0])
+        raw = _SIGNS.get(match[0], match[0]).replace("♯", "#")
         spelled = _spelled(raw)
         for part in spelled.split(" "):
             if part:
@@ -75,7 +84,11 @@ def words(text: str) -> list[Word]:
 
 def plain(text: str) -> str:
     """Write signs one way, and join what digits, initials and titles are split by."""
-    text = re.sub("[’ʼ′‘`´]", "'", unicodedata.normalize("NFKC", text)).replace("−", "-")
+    text = (
+        re.sub("[’ʼ′‘`´]", "'", unicodedata.normalize("NFKC", text).translate(FOLDS))
+        .replace("−", "-")
+        .replace("⁄", "/")
+    )
     text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text)
     for pattern, by in _REWRITES:
         text = pattern.sub(by, text)
@@ -100,11 +113,6 @@ def _spelled(raw: str) -> str:
     if not re.search(r"\d", folded):
         folded = folded.replace(".", " " if len(folded) > 8 else "")
     return folded
-
-
-def stem(word: str) -> str:
-    plural = len(word) > 3 and word.endswith("s") and not word.endswith("ss") and word.isalpha()
-    return word[:-1] if plural else word
 
 
 def content(found: Sequence[Word]) -> list[Word]:

@@ -59,6 +59,7 @@ _WRITTEN_OUT = tuple(
 _SENTENCE = re.compile(r"[!?…。؟।\n]+|(?<!\b[a-z])(?<!\b[djms]r)(?<!\bmrs)(?<!\bst)(?<!\bvs)\.(?=\s|$|[\"')])")
 _CLAUSE = re.compile(rf"([,;:()\[\]、،؛]|\s[-–—~/=|]+\s|[–—→⇒]|[=-]>)|({CONTRAST})")
 _PIECE = re.compile(rf"([,;:()\[\]、،؛]|[!?…。؟।\n]+|\.(?=\s|$)|\s[-–—]\s|[–—]|{CONTRAST})", re.IGNORECASE)
+_OPENS = re.compile(r"\b(?:whether|if|between|among|either)\b")
 _ADDS = re.compile(r"\d|=|\b(?:is|was|are|were|will be|has been)\b")
 
 
@@ -134,8 +135,9 @@ def _sentence_kind(sentence: str) -> _Kind:
     clauses = _clauses(sentence)
     phrases = [_phrase_kind(clause.text) for clause in clauses]
     if any(phrases):
+        listed = _choices(clauses, phrases)
         kinds = [
-            phrase or _beside(clause, behind=any(phrases[:i]))
+            phrase or (_Kind.FILLS if i in listed else _beside(clause, behind=any(phrases[:i])))
             for i, (clause, phrase) in enumerate(zip(clauses, phrases, strict=True))
         ]
     else:
@@ -144,6 +146,18 @@ def _sentence_kind(sentence: str) -> _Kind:
         if kind in kinds:
             return kind
     return _Kind.FILLS
+
+
+def _choices(clauses: list[_Clause], phrases: list[_Kind | None]) -> range:
+    """Find the clauses that go on with the choices of an abstention: "I do not know whether it is A, B or C"."""
+    start = next((i for i, phrase in enumerate(phrases) if phrase and _OPENS.search(clauses[i].text)), len(clauses)) + 1
+    for i in range(start, len(clauses)):
+        text = clauses[i].text
+        if phrases[i] or clauses[i].after_but or len(text.split()) > _SHORT + 1 or PROPOSES.search(text):
+            break
+        if re.search(r"\bor\b", text):
+            return range(start, i + 1)
+    return range(0)
 
 
 def _phrase_kind(clause: str) -> _Kind | None:

@@ -37,18 +37,26 @@ class Truth:
         tolerance: how far a number may lie from the gold's, relative to it.
         coarse_dates: let the year answer for a full date.
         marked_only: call a reply without a marked answer WRONG, even one that abstains.
+        thinking: the prompt opens <think> already, so a reply that never closes it holds no answer.
     """
 
     pays = "ternary"
     reads_confidence = True
 
     def __init__(
-        self, *, exact: bool = False, tolerance: float = 0.0, coarse_dates: bool = True, marked_only: bool = False
+        self,
+        *,
+        exact: bool = False,
+        tolerance: float = 0.0,
+        coarse_dates: bool = True,
+        marked_only: bool = False,
+        thinking: bool = False,
     ) -> None:
         if not 0.0 <= tolerance < 1.0:
             raise ValueError(f"tolerance is a share of the gold's number in [0, 1), not {tolerance}")
         self._least = Match.SAME if exact else Match.GIVEN
-        self._tolerance, self._coarse_dates, self._marked_only = tolerance, coarse_dates, marked_only
+        self._tolerance, self._coarse_dates = tolerance, coarse_dates
+        self._marked_only, self._thinking = marked_only, thinking
 
     def grade(self, task: Task, rollout: Rollout) -> Grade | Ungraded:
         """Judge one reply."""
@@ -56,6 +64,8 @@ class Truth:
         if facts is None:
             return Ungraded(boundary="reward:truth", reason=f"the truth of task {task.id} holds no answer")
         reply = rollout.reply
+        if self._thinking and "</think>" not in reply:
+            reply = ""
         marked = marked_answer(reply)
         parts = {"format": float(bool(marked))}
         confidence = stated_confidence(reply)
@@ -84,7 +94,9 @@ class Truth:
             if any(abstains(gold) for gold in facts.answers) and self._match(answer, facts, question) is Match.SAME:
                 return Verdict.CORRECT, f"{_short(answer)} is right"
             return Verdict.ABSTAINED, "the reply abstains"
-        answer = without_doubts(answer)
+        settled = without_doubts(answer)
+        if settled != answer and self._match(answer, facts, question) is not Match.SAME:
+            answer = settled  # a gold may hold a doubt: "It is unknown who said that"
         if self._match(answer, facts, question) >= self._least:
             return Verdict.CORRECT, f"{_short(answer)} is right"
         return Verdict.WRONG, f"{_short(answer)} is not {_short(facts.answers[0]) if facts.answers else 'known'}"

@@ -111,6 +111,34 @@ RIGHT = [
     ("Which song is it?", "I Don't Know", "I Don't Know"),
     ("What are the colours?", "blue, white and red", "red, white and blue"),
     ("Name the boroughs.", "Queens and Brooklyn", ["Queens and Brooklyn"]),
+    # signs, units and eras
+    ("Which blood type?", "O-", "O-"),
+    ("Which blood type?", "It is AB+.", "AB+"),
+    ("Which language?", "C++", "C++"),
+    ("Which language?", "It is C#.", "C#"),
+    ("Which level?", "p < 0.05", "p<0.05"),
+    ("Which bound?", "<= 5", "≤5"),
+    ("How much is it?", "$5", "5 dollars"),
+    ("How much is it?", "500 cents", "5 dollars"),
+    ("How much is it?", "€5", "5 euros"),
+    ("How much is it?", "£5 million", "5 million pounds"),
+    ("How warm is it?", "50 degrees Celsius", "50 °C"),
+    ("How warm is it?", "50°C", "50 degrees"),
+    ("How long did it take?", "1,000 milliseconds", "1 second"),
+    ("What percentage is it?", "27%", "27"),
+    ("What share of them is it?", "27", "27%"),
+    ("How many seasons are there?", "12 full seasons", "12 seasons"),
+    ("How many are there?", "There are 19 of them in the north.", "19 people"),
+    ("When was it?", "AD 1912", "1912"),
+    ("When was it?", "1912 CE", "1912"),
+    ("When was it?", "1500 B.C.", "1500 BC"),
+    ("Who was it?", "Martin Luther King", "Martin Luther King Jr."),
+    ("Who was it?", "Martin Luther King, Jr.", "Martin Luther King Jr."),
+    ("Who was it?", "George Bush", "George H. W. Bush"),
+    ("Who was it?", "madonna", "Madonna"),
+    ("Which is heavier, gold or silver?", "gold weighs more than silver", "Gold weighs more than silver"),
+    ("Who said it?", 'It is unknown who said, "Never again"', 'It is unknown who said, "Never again"'),
+    ("Where is it?", "Diyarbakır", "Diyarbakir"),
 ]
 WRONG = [
     (CAPITAL, "", "Paris"),
@@ -194,6 +222,72 @@ WRONG = [
     ("Is it?", "Yes and no", "no"),
     ("Which state?", "West Virginia", "Virginia"),
     ("What do they earn?", "income tax evasion", "income tax"),
+    # the question's own words, dropped, added or exchanged
+    ("Which is heavier, gold or silver?", "Silver weighs more than gold", "Gold weighs more than silver"),
+    ("Who won the game, the Bears or the Lions?", "The Lions won 20-17", "The Bears won 20-17"),
+    ("Who won the game, the Bears or the Lions?", "won 20-17", "The Bears won 20-17"),
+    ("Did Anna or Ben win, and by how much?", "Ben won by 3 points", "Anna won by 3 points"),
+    ("Would a hare win a race?", "a hare would lose in real life", "A hare would win a race in real life"),
+    (
+        "Who would win a race in real life, a hare or a tortoise?",
+        "would win a race in real life easily",
+        "A hare would easily win a race in real life",
+    ),
+    (
+        "Between a hare and a tortoise, who would win a race?",
+        "would win a race in real life",
+        "A hare would win a race in real life",
+    ),
+    ("What happened to Ann and Bob?", "Bob beat Ann and won", "Ann beat Bob and won"),
+    ("What happened to Ann and Bob?", "Ann has beaten Bob", "Ann was beaten by Bob"),
+    ("Which way is it?", "to Rome from Paris", "from Rome to Paris"),
+    ("What was the score?", "201-7", "20-17"),
+    # signs that carry meaning
+    ("Which blood type?", "O+", "O-"),
+    ("Which blood type?", "O", "O-"),
+    ("Which blood type?", "A-", "A+"),
+    ("Which blood type?", "It is A-.", "A+"),
+    ("Which language?", "C", "C++"),
+    ("Which language?", "C++", "C"),
+    ("Which language?", "C", "C#"),
+    ("Which language?", "C#", "C++"),
+    ("Which key?", "C♭", "C♯"),
+    ("Which level?", "p > 0.05", "p < 0.05"),
+    ("Which bound?", "≥5", "≤5"),
+    ("Which bound?", "It is ≥5.", "5"),
+    ("Which bound?", "5", "≤5"),
+    # units
+    ("How much is it?", "5 cents", "5 dollars"),
+    ("How much is it?", "5 million rupees", "5 million dollars"),
+    ("How much is it?", "It is 5 million rupees.", "5 million dollars"),
+    ("How much is it?", "€5", "$5"),
+    ("How much is it?", "5 euros", "$5"),
+    ("How long is it?", "10 milliseconds", "10 years"),
+    ("How long is it?", "5 nanometers", "5 km"),
+    ("How long is it?", "5 parsecs", "5 km"),
+    ("How many are there?", "30 percent", "30 people"),
+    ("How many are there?", "27%", "27"),
+    ("How warm is it?", "50 °F", "50 °C"),
+    ("How warm is it?", "50 degrees Fahrenheit", "50 degrees Celsius"),
+    # eras
+    ("When was it?", "1912 BC", "1912"),
+    ("When was it?", "1912 b.c.", "1912"),
+    ("When was it?", "March 18, 1912 BC", "March 18, 1912"),
+    ("When was it?", "1500", "1500 BC"),
+    # yes and no
+    ("Is it?", "yes or no", "yes"),
+    ("Is it?", "Yes and no", "yes"),
+    ("Is it?", "Yes, no", "yes"),
+    ("Is it?", "No. Yes.", "no"),
+    ("Is it?", "True, false", "true"),
+    # persons who share a name
+    ("Who was it?", "Martin Luther King Sr.", "Martin Luther King Jr."),
+    ("Who was it?", "Martin Luther King senior", "Martin Luther King Jr."),
+    ("Who was it?", "George W. Bush", "George H. W. Bush"),
+    ("Who was it?", "George Walker Bush", "George Herbert Walker Bush"),
+    ("Who was found what?", "guilty", "not guilty"),
+    ("Who was found what?", "guilty", "Not Guilty"),
+    ("Who was it?", "the plumber", "local plumber"),
 ]
 
 
@@ -245,6 +339,9 @@ def test_options() -> None:
     assert verdict("1996", "March 18, 1996", coarse_dates=False) == "WRONG"
     assert verdict("Paris", "Paris", marked_only=True) == "WRONG"
     assert verdict("Answer: Paris", "Paris", marked_only=True) == "CORRECT"
+    assert verdict("Could it be Paris? It is Paris", "Paris", question=CAPITAL, thinking=True) == "WRONG"
+    assert verdict("Could it be Rome?</think>It is Paris", "Paris", question=CAPITAL, thinking=True) == "CORRECT"
+    assert verdict("It is too hard. I don't know", "Paris", question=CAPITAL, thinking=True) == "WRONG"
     with pytest.raises(ValueError, match="tolerance"):
         Truth(tolerance=2.0)
 
@@ -325,6 +422,7 @@ PIECES = [
         "is",
     ),
     *("France", "in", "IV", "twenty", "\x00", "\ud800", "٣", "½", "²", "ﬁ", "hundred", "1/0", "99/99/9999", "9" * 400),
+    *("fıfth", "fİve", "ſix", "mıllion", "5 Km", "18 Aprıl", "5 mıles", "$", "€5", "%", "<", "≥", "C++", "°C", "Jr."),
 ]
 
 
@@ -349,6 +447,23 @@ def test_long_junk_is_judged_fast(piece: str) -> None:
     for truth in ("Paris", "1912", "March 18, 1996"):
         assert verdict(junk, truth, question=CAPITAL) in ("WRONG", "CORRECT", "ABSTAINED")
     assert time.process_time() - started < 1.5
+
+
+@pytest.mark.parametrize("reply", ["the fıfth one", "mıllion five sıx", "FİVE ſix", "18 Aprıl 1996", "5 Kilometers"])
+def test_letters_that_only_fold_to_latin_ones_are_judged(reply: str) -> None:
+    for truth in ("Paris", "5", "18 April 1996", reply):
+        assert verdict(reply, truth) in ("CORRECT", "WRONG")
+    assert verdict(reply, reply) == "CORRECT"
+
+
+@pytest.mark.parametrize("item", ["a{}", "5 km", "{}", "Ann B{}", "May {}"])
+def test_a_list_against_many_golds_is_judged_fast(item: str) -> None:
+    golds = [*(f"{i} km" for i in range(100)), *(f"Ann B{i}" for i in range(100)), "a1"]
+    for joint in (",", " and ", " or "):
+        reply = joint.join(item.format(i) for i in range(320))[:390] + " and a1"
+        started = time.process_time()
+        assert verdict(reply, golds, question="Who were they?") in ("CORRECT", "WRONG")
+        assert time.process_time() - started < 1.0
 
 
 @pytest.mark.parametrize("reply", JUNK)
