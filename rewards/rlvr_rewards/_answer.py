@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rlvr_rewards._notation import plain
 
-__all__ = ["Found", "boxes", "closing", "find", "formula", "last_number", "prose", "run", "series"]
+__all__ = ["Found", "boxes", "closing", "find", "formula", "last_number", "prose", "run", "series", "spoken"]
 
 _LONGEST = 100_000  # characters at the end of a reply that are read
 _TAIL = 4000  # of them, without a mark
@@ -83,7 +83,7 @@ class Found:
 
 def find(reply: str) -> Found | None:
     """Find the later of the last boxed and the last marked answer; None where there is neither."""
-    reply = _spoken(reply)
+    reply = spoken(reply)
     boxed = boxes(reply)
     marks = [match for match in _MARK.finditer(reply) if not boxed or _announces(reply, match)]
     mark = marks[-1] if marks else None
@@ -100,11 +100,10 @@ def _announces(reply: str, mark: re.Match[str]) -> bool:
     return bool(_DECIDES.match(mark[0]) or _STARTS.match(reply, mark.end()))
 
 
-def _spoken(reply: str) -> str:
-    """Leave out the reasoning before the last </think>, where something follows it."""
-    reply = _BLANKS.sub("\n", _BLANK.sub(" ", reply[-_LONGEST:]))
-    _, tag, rest = reply.rpartition("</think>")
-    return rest if tag and rest.strip() else reply
+def spoken(reply: str) -> str:
+    """Leave out the reasoning: what precedes the last </think>, and what follows a <think> that stays open."""
+    said = reply.rpartition("</think>")[2].partition("<think>")[0]
+    return _BLANKS.sub("\n", _BLANK.sub(" ", said[-_LONGEST:]))
 
 
 def boxes(text: str) -> list[tuple[int, int, str]]:
@@ -164,7 +163,7 @@ def prose(text: str) -> bool:
 
 def closing(reply: str) -> str:
     """Give the last statement of a reply without a marked answer: its last line that says something."""
-    lines = [line.strip() for line in _spoken(reply)[-_TAIL:].splitlines() if any(c.isalnum() for c in line)]
+    lines = [line.strip() for line in spoken(reply)[-_TAIL:].splitlines() if any(c.isalnum() for c in line)]
     return lines[-1][-600:] if lines else ""
 
 

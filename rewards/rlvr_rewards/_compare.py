@@ -59,10 +59,16 @@ def same(said: str, gold: str, *, equal: Equal, percent_asked: bool = False, pos
         return False
     if key(ours) == key(theirs):
         return True
-    result = _compared(shape(ours), shape(theirs), case)
-    if result is False and (label := _LABEL.match(ours)):  # "(C) 12": the letter says which choice 12 is
-        result = _compared(shape(ours[label.end() :]), shape(theirs), case)
+    meant = shape(theirs)
+    result = _compared(shape(ours), meant, case)
+    # "(C) 12": the letter says which choice 12 is. Where the gold names a choice, it is the answer itself.
+    if result is False and (label := _LABEL.match(ours)) and not _chooses(theirs, meant):
+        result = _compared(shape(ours[label.end() :]), meant, case)
     return result
+
+
+def _chooses(gold: str, meant: Shape) -> bool:
+    return choice(gold) is not None or any(choice(text) is not None for text in atoms(meant))
 
 
 def check(gold: str, *, evaluate: Callable[[str], None]) -> None:

@@ -112,8 +112,7 @@ class _Worker:
             ours, theirs = socket.socketpair()
             with theirs:
                 try:
-                    send(self._control, {"fork": True}, fds=(theirs.fileno(),))
-                    return _Child(ours, receive(self._control)["pid"])
+                    return _Child(ours, self._asked({"fork": True}, fds=(theirs.fileno(),))["pid"])
                 except (EOFError, OSError):
                     ours.close()
                     raise
@@ -122,8 +121,21 @@ class _Worker:
         """Make sure that a child is gone and give its exit code. Errors: EOFError, OSError where the server is gone."""
         child.sock.close()
         with self._lock:
-            send(self._control, {"status": child.pid})
-            return int(receive(self._control)["status"])
+            return int(self._asked({"status": child.pid})["status"])
+
+    def _asked(self, message: dict[str, Any], *, fds: tuple[int, ...] = ()) -> dict[str, Any]:
+        """Ask the server, under the lock. Errors: EOFError, OSError, and then the worker is closed.
+
+        An answer that is not waited for would pass for the next one, and a child's pid for another's.
+        """
+        answer = None
+        try:
+            send(self._control, message, fds=fds)
+            answer = receive(self._control)
+            return answer
+        finally:
+            if answer is None:
+                self.close()
 
     def close(self, *, forked: bool = False) -> None:
         """End the server, which ends its children; in a fork of the owner only the copies of the files go."""

@@ -17,6 +17,10 @@ MATH_WORDS = frozenset(
 _CHOICE = re.compile(
     r"(?:(?:option|choice|answer)\s+)?(?:\(\s*([A-Z])\s*\)|([A-Z])(?=[).:]|\s|$)[).:]?)\s*(.*)", re.IGNORECASE
 )
+# A further choice: (B), "B." or "B)", or a letter that stands alone before or after the rest.
+_ANOTHER = re.compile(
+    r"\(\s*([A-Za-z])\s*\)|(?<![A-Za-z\\])([A-Z])[).:](?=\s|$)|^\W*(?:or |and )?([B-Z])(?![\w'^=])|(?<![\w\\])([B-Z])\W*$"
+)
 _COPULA = re.compile(r"^.*\b(?:is|are|was|were|be|equals|called|on|at|:)\s+(?:an?\s+|the\s+)?", re.IGNORECASE)
 _NONE = "no solution"
 _SYNONYMS = {
@@ -44,13 +48,20 @@ def choice(gold: str) -> tuple[str, str] | None:
 
 
 def chosen(said: str, letter: str, rest: str) -> bool:
+    """Tell whether an answer names the gold's letter and no other, or gives the text of the choice."""
     match = _CHOICE.fullmatch(said)
     if match is not None and (match[1] or (match[2].isupper() and (not match[3] or not match[3][0].islower()))):
-        return (match[1] or match[2]).upper() == letter
+        first = (match[1] or match[2]).upper()
+        return first == letter and (_words(match[3]) == _words(rest) or _letters(match[3]) <= {first})
     reasoned = re.match(r"\(?([A-Z])\)?,? (?:because|since|as)\b", said)
     if reasoned:
         return reasoned[1] == letter
     return bool(rest) and _words(said) == _words(rest)
+
+
+def _letters(text: str) -> set[str]:
+    """Collect the letters of choices that follow the first one."""
+    return {next(filter(None, match)).upper() for match in _ANOTHER.findall(text)}
 
 
 def is_words(text: str) -> bool:

@@ -53,7 +53,7 @@ class Math:
             return _ungraded(f"the truth of task {task.id} holds no answer")
         found = _answer.find(rollout.reply)
         parts = {"format": float(found is not None and bool(found.text))}
-        said = found.text if found is not None else "" if self._marked_only else rollout.reply
+        said = found.text if found is not None else "" if self._marked_only else _answer.spoken(rollout.reply)
         readings = [_reading(said, gold, found) for gold in golds]
         asked = _asked(task)
         pairs, right = _exactly(list(zip(readings, golds, strict=True)), asked)

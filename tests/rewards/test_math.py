@@ -196,6 +196,15 @@ WRONG_REPLIES = [
     ("The answer is $19\\sqrt2$.", "19"),
     ("Answer: 1, 2, 3, 4, 5, 6", "6"),
     ("Answer: 1 2 3 4 5 6", "6"),
+    ("Answer: C. D", "C"),
+    ("Answer: C. D", "D"),
+    ("<think>maybe it is 18</think>", "18"),
+    ("<think>maybe it is \\boxed{18}</think>\n", "18"),
+    ("<think>I guess 18, let me check", "18"),
+    ("<think>I guess \\boxed{18}, let me check", "18"),
+    ("<think>Answer: 18", "18"),
+    ("<think>18</think><think>or 18", "18"),
+    ("<think>It is an ellipse", "\\text{ellipse}"),
 ]
 
 # replies that abstain

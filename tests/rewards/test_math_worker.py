@@ -137,6 +137,20 @@ def test_a_kill_from_outside_is_mended(whom: str) -> None:
     assert verdict(*SYMBOLIC) == "CORRECT"
 
 
+def test_a_server_that_answers_late_is_replaced() -> None:
+    assert verdict(*SYMBOLIC) == "CORRECT"
+    worker = _symbolic._worker
+    assert worker is not None
+    while worker._idle:
+        worker._idle.pop().sock.close()
+    worker._control.settimeout(0.2)
+    os.kill(server(), signal.SIGSTOP)
+    assert verdict(*SYMBOLIC) == "UNGRADED"
+    assert not worker.alive  # its late answer would be read as the answer to the next question
+    assert verdict("\\boxed{99999999!}", "9!") == "WRONG"
+    assert verdict(*SYMBOLIC) == "CORRECT"
+
+
 def test_two_kills_leave_a_reply_ungraded() -> None:
     done = threading.Event()
 
