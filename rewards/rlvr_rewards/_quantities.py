@@ -166,9 +166,9 @@ def quantities(text: str) -> list[Quantity]:
             value /= int(below)
         scale = folded(scale or "")
         value *= _SCALES.get(scale, _SHORT_SCALES.get(scale, 1))
-        before = text[max(0, match.start() - 2) : match.start()].strip()[-1:]
-        start = text.rindex(before, 0, match.start()) if before in UNITS else match.start()
-        unit, noun, end = (before, frozenset(), match.end()) if before in UNITS else _unit(text, match.end())
+        money = re.search(r"[$€£¥₹₩] ?$", text[max(0, match.start() - 2) : match.start()])
+        unit, noun, end = (money[0].strip(), frozenset(), match.end()) if money else _unit(text, match.end())
+        start = match.start() - len(money[0]) if money else match.start()
         found.append(Quantity(-value if sign in ("-", "−") else value, unit, bool(percent), noun, start, end))
     return found
 
