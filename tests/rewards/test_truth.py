@@ -124,7 +124,7 @@ RIGHT = [
     ("How much is it?", "£5 million", "5 million pounds"),
     ("How warm is it?", "50 degrees Celsius", "50 °C"),
     ("How much is it?", "The volume of it is 5 liters.", "approximately 5 liters"),
-    ("How much is it?", "It costs $ 5 million.", "5 million dollars"),
+    ("How much is it?", "It is $ 5 million.", "5 million dollars"),
     ("How warm is it?", "50°C", "50 degrees"),
     ("How long did it take?", "1,000 milliseconds", "1 second"),
     ("What percentage is it?", "27%", "27"),
