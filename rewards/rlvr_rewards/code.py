@@ -6,6 +6,7 @@ import contextlib
 import os
 import queue
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -175,6 +176,10 @@ class _Worker:
         return levels.start(isolation, command=command, packages=packages)
 
 
+_pools: weakref.WeakSet[_Pool] = weakref.WeakSet()
+os.register_at_fork(after_in_child=lambda: [pool.after_fork() for pool in list(_pools)])
+
+
 class _Pool:
     """Lend workers to threads, each to one at a time. A forked process gets workers of its own."""
 
@@ -185,6 +190,11 @@ class _Pool:
         self._owner = 0
         self._all: list[_Worker] = []
         self._free: queue.LifoQueue[_Worker] = queue.LifoQueue()
+        _pools.add(self)
+
+    def after_fork(self) -> None:
+        """Renew the lock, which another thread of the parent may have held."""
+        self._lock = threading.Lock()
 
     @contextlib.contextmanager
     def lease(self) -> Iterator[_Worker]:

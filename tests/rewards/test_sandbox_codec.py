@@ -210,3 +210,14 @@ def test_random_bytes_are_refused(data: bytes) -> None:
 def test_dates_cross() -> None:
     values = [date(2024, 2, 29), datetime(2024, 2, 29, 1, 2, 3, 4), timedelta(days=-1, microseconds=5)]
     assert crossed([*values, Decimal("1.10"), Fraction(1, 3)]) == [*values, Decimal("1.10"), Fraction(1, 3)]
+
+
+def test_what_is_nested_too_deep_is_refused() -> None:
+    deep = json.loads("[" * 100 + "]" * 100)
+    assert crossed(deep) == deep
+    assert loads(dumps({"args": [plain(deep)]}))["args"] == [deep]
+    with pytest.raises(Unplain):
+        plain([deep])
+    for opened, closed in (("[", "]"), ('{"t":[', "]}"), ('{"d":[[1,', "]]}")):
+        with pytest.raises(WireError, match="too deep"):
+            loads(b'{"d":[["value",' + (opened * 150 + "1" + closed * 150).encode() + b"]]}")

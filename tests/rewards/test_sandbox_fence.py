@@ -128,6 +128,40 @@ def test_a_folder_is_measured(tmp_path: Path) -> None:
     assert not folders.holds_more(str(tmp_path), than=2**21)
 
 
+def test_what_cannot_be_looked_at_counts_as_more(tmp_path: Path) -> None:
+    os.chmod(tmp_path, 0o777)
+    for mode in (0o300, 0o600):
+        pid = os.fork()
+        if pid == 0:  # root may look at everything
+            if os.geteuid() == 0:
+                os.setresuid(65534, 65534, 65534)
+            here = folders.make()
+            inner = Path(here, "d")
+            inner.mkdir()
+            (inner / "file").write_text("x")
+            inner.chmod(mode)
+            more = folders.holds_more(here, than=2**26)
+            inner.chmod(0o700)
+            folders.remove(here)
+            os._exit(0 if more else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, oct(mode)
+
+
+def test_a_program_behind_a_command_sees_none_of_the_graders_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RLVR_TEST_CANARY", "ember-4182")
+    source = (
+        "import os\ndef f():\n    try:\n        seen = open('/proc/self/environ').read()\n    except OSError:\n"
+        "        seen = ''\n    return 'ember-4182' in seen + str(os.environ)"
+    )
+    posed = task("q", {"type": "call", "fn": "f", "cases": [{"args": [], "expected": False}]})
+    for command in ([sys.executable], ["nice", sys.executable]):
+        code = Code(command=command)
+        grade = code.grade(posed, rollout(source, of=posed))
+        code.close()
+        assert isinstance(grade, Grade)
+        assert grade.score == 1.0, grade
+
+
 def test_the_proof_finds_what_a_level_lets_out() -> None:
     server = Server(["unsandboxed"])
     found = levels._breaches(server, "landlock")

@@ -97,11 +97,28 @@ def loads(data: bytes, *, handle: Callable[[Any], Any] | None = None, bounded: b
         message = json.loads(data, object_pairs_hook=tagged)
         if type(message) is not dict:
             raise WireError("a message without fields")
+        if bounded:
+            _check_depth(message)
         return message
     except WireError:
         raise
     except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
         raise WireError(f"no plain data: {type(error).__name__}") from None
+
+
+def _check_depth(message: Any) -> None:
+    """Refuse what `plain` would not have written. A field holds a value, or a list or table of values."""
+    level = [message]
+    for _ in range(MAX_DEPTH + 2):
+        level = [
+            inner
+            for outer in level
+            for inner in (itertools.chain(outer, outer.values()) if isinstance(outer, dict) else outer)
+            if isinstance(inner, _CONTAINERS)
+        ]
+        if not level:
+            return
+    raise WireError("a value nested too deep")
 
 
 def _rarer(value: Any, other: Callable[[Any], Any] | None, as_list: bool, depth: int) -> Any:
@@ -206,6 +223,7 @@ def _complex(content: Any) -> complex:
     return complex(*parts)
 
 
+_CONTAINERS = (list, tuple, dict, set, frozenset, deque)
 _SEQUENCES: dict[type, str] = {tuple: "t", set: "s", frozenset: "f", deque: "q"}
 _VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()))
 _BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (

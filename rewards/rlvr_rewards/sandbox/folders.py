@@ -19,17 +19,28 @@ def make() -> str:
 
 
 def holds_more(folder: str, *, than: int) -> bool:
-    """Tell whether a folder takes more bytes than so many."""
+    """Tell whether a folder takes more bytes than so many. What cannot be looked at counts as more."""
     total, folders = 0, [folder]
     while folders and total <= than:
-        with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
-            for entry in entries:
-                with contextlib.suppress(OSError):
-                    total += entry.stat(follow_symlinks=False).st_blocks * 512 + _NAME_BYTES
+        try:
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    total += _size(entry)
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)
                         total += than + 1 if len(entry.path) > _LONGEST else 0
+        except PermissionError:
+            return True
+        except OSError:  # it went while we looked
+            continue
     return total > than
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat(follow_symlinks=False).st_blocks * 512 + _NAME_BYTES
+    except FileNotFoundError:
+        return 0
 
 
 def empty(folder: str) -> None:

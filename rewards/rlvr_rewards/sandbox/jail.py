@@ -153,9 +153,12 @@ class _Service:
         for part in parts:
             if loose and isinstance(found, type) and isinstance(found.__dict__.get(part), types.FunctionType):
                 found = found()
-            if found is self._module and not hasattr(found, part):
-                raise NameError(f"name '{part}' is not defined")
-            found = getattr(found, part)
+            if found is self._module:  # what it defines, and no answer of a `__getattr__`
+                if part not in vars(found):
+                    raise NameError(f"name '{part}' is not defined")
+                found = vars(found)[part]
+            else:
+                found = getattr(found, part)
         return found
 
     def _keep(self, value: Any) -> Any:

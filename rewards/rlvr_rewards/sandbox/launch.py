@@ -15,7 +15,7 @@ from typing import IO
 __all__ = ["greeting", "start"]
 
 _MODULES = (
-    "kernel", "codec", "folders", "places", "seccomp", "landlock", "namespaces", "jail", "script", "zygote", "server",
+    "kernel", "codec", "folders", "places", "seccomp", "landlock", "namespaces", "jail", "names", "script", "zygote", "server",
 )  # fmt: skip
 _BOOT = (
     "import json,os,sys,types\n"
@@ -38,11 +38,19 @@ _ENVIRONMENT = {
     "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1",
     "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
 }  # fmt: skip
+# A command such as docker or ssh needs its caller's environment; the interpreter behind it starts anew without. It keeps
+# the search path of libraries, without which some interpreters do not start.
+_CLEAN = (
+    "import os,sys\n"
+    f"clean={_ENVIRONMENT!r}\n"
+    "clean.update((k,os.environ[k]) for k in ('LD_LIBRARY_PATH',) if k in os.environ)\n"
+    f"os.execve(sys.executable or '/proc/self/exe',[sys.executable or 'python3','-s','-S','-c',{_BOOT!r}],clean)\n"
+)
 
 
 def start(command: Sequence[str], *, errors: IO[bytes]) -> subprocess.Popen[bytes]:
     """Start an interpreter here, or with a command elsewhere. Errors: OSError."""
-    flags = ["-s", "-S", "-c", _BOOT]
+    flags = ["-s", "-S", "-c", _CLEAN if command else _BOOT]
     if command and os.path.basename(command[0]) == "ssh":  # its far end reads one line of shell
         flags = [shlex.quote(flag) for flag in flags]
     return subprocess.Popen(

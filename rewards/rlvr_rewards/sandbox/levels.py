@@ -50,6 +50,15 @@ _proven: dict[tuple[str, tuple[str, ...]], tuple[int, str]] = {}
 _lock = threading.Lock()
 
 
+def _after_fork() -> None:
+    """Renew what another thread of the parent may have held."""
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 def start(isolation: str, *, command: Sequence[str], packages: Sequence[str]) -> tuple[Server, str]:
     """Start a server at the level asked for ("auto": the strongest that holds here) and name the level.
 

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import ast
 import builtins
-import importlib
 import os
-import sys
 import types
 from collections.abc import Iterator
 from typing import Any
 
 from .codec import Unplain, WireError, dumps, loads, plain
 from .jail import Wire
+from .names import forgotten_imports, missing_names
 
-__all__ = ["forgotten_imports", "missing_names", "run_tests"]
+__all__ = ["run_tests"]
 
 _TEXT = 300
 # Exceptions that would end a loop, an iteration or the script in silence if a program raised them.
@@ -42,16 +41,26 @@ def run_tests(wire: Wire, order: dict[str, Any]) -> None:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         wire.send(b"r" + dumps({"broken": f"{type(error).__name__}: {str(error)[:_TEXT]}"}))
         return
-    modules = forgotten_imports(trees)
-    for name in missing_names(trees, entry):
-        # Never the program's own idea of `math`: the tests compare with it.
-        trusted = name in modules and name != entry
-        scope[name] = importlib.import_module(name) if trusted else remote.name(name)
+    try:
+        trusted = forgotten_imports(trees, entry=entry)
+    except ImportError as error:
+        wire.send(b"r" + dumps({"broken": str(error)[:_TEXT]}))
+        return
+    scope.update(trusted)
+    scope.update({name: remote.name(name) for name in missing_names(trees, entry) - trusted.keys()})
+    remote.asked = False
     own_check = entry and _defines_check(trees) and not _calls_check(trees)
     try:
         exec(prelude, scope)  # noqa: S102 - trusted helpers, contained all the same
     except BaseException as error:  # noqa: BLE001 - it is reported
-        wire.send(b"r" + dumps({"broken": f"the prelude raises {type(error).__name__}: {str(error)[:_TEXT]}"}))
+        why = f"the prelude raises {type(error).__name__}: {str(error)[:_TEXT]}"
+        given = missing_names(trees[:1], "")
+        if remote.asked or any(
+            name in scope and not isinstance(scope[name], _Handle) for name in given - trusted.keys()
+        ):
+            _fail_all(wire, len(code), why)  # what it builds on came from the program
+        else:
+            wire.send(b"r" + dumps({"broken": why}))
         return
     for index, test in enumerate(code):
         last = index == len(code) - 1
@@ -61,33 +70,10 @@ def run_tests(wire: Wire, order: dict[str, Any]) -> None:
     wire.send(b"r" + dumps({"done": len(code)}))
 
 
-def missing_names(trees: list[ast.Module], entry: str) -> list[str]:
-    """List the names that scripts use and nobody there defines, and the entry point."""
-    used: set[str] = set()
-    bound: set[str] = set()
-    for tree in trees:
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Name):
-                (used if isinstance(node.ctx, ast.Load) else bound).add(node.id)
-            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-                bound.add(node.name)
-            elif isinstance(node, ast.Import | ast.ImportFrom):
-                bound.update((alias.asname or alias.name).partition(".")[0] for alias in node.names)
-            elif isinstance(node, ast.arg):
-                bound.add(node.arg)
-            elif isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and node.name:
-                bound.add(node.name)
-    implied = {"__name__", "__builtins__", "__file__", "__doc__"}
-    # A name of the entry point that the tests bind as a local of their own is still the program's at their top.
-    names = (used - bound - set(dir(builtins)) - implied) | {n for n in (entry, "candidate") if n and n not in bound}
-    return sorted(names | ({entry} if entry else set()))
-
-
-def forgotten_imports(trees: list[ast.Module]) -> set[str]:
-    """List the standard modules that scripts take something from by name, whether they import them or not."""
-    nodes = [node for tree in trees for node in ast.walk(tree)]
-    bases = {node.value.id for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)}
-    return bases & sys.stdlib_module_names
+def _fail_all(wire: Wire, count: int, why: str) -> None:
+    for index in range(count):
+        wire.send(b"r" + dumps({"test": index, "passed": False, "why": why}))
+    wire.send(b"r" + dumps({"done": count}))
 
 
 def _outcome(test: types.CodeType, scope: dict[str, Any], checked: Any) -> dict[str, Any]:
@@ -119,6 +105,7 @@ class _Remote:
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self._token = ""
+        self.asked = False  # whether the program had a say
 
     def name(self, name: str) -> Any:
         """Fetch what the program calls `name`: plain data, or a handle; a handle that fails later where it has none."""
@@ -130,6 +117,7 @@ class _Remote:
 
     def ask(self, operation: str, target: Any, *args: Any, **kwargs: Any) -> Any:
         """Let the program do one operation. Errors: what it raised, as a built-in exception; _Unsupported."""
+        self.asked = True
         self._token = os.urandom(8).hex()  # an answer sent before the question cannot know it
         try:
             fields = {
@@ -141,8 +129,8 @@ class _Remote:
                 "handles": True,
             }
             request = dumps(fields)
-        except Unplain as error:
-            raise _Unsupported(f"the tests hand the program {error}") from None
+        except Unplain as error:  # too large or too deep, and the program may have made it so
+            raise RuntimeError(f"the tests hand the program {error}") from None
         self._wire.send(b"o" + request)
         return self._read(self._wire.receive(), operation, args)
 
@@ -234,7 +222,7 @@ class _Handle:
 def _reference(value: Any) -> Any:
     if isinstance(value, _Handle):
         return {"h": object.__getattribute__(value, "_target")}
-    raise Unplain(f"a {type(value).__name__}, which is no plain data")
+    raise _Unsupported(f"the tests hand the program a {type(value).__name__}, which is no plain data")
 
 
 def _handle(remote: _Remote, reference: Any) -> _Handle:
