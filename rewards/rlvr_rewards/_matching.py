@@ -25,6 +25,7 @@ _NEGATIONS = vocabulary("""
 """)
 _RELATIVE = vocabulary("and but while although because since who which where when")
 _VERBS = vocabulary("is was are were be been has had by")
+_BOUNDS = frozenset({"than", "least", "most", "under", "over", "below", "above", "exceeding", "beyond"})
 _BESIDE = 10  # characters that may stand beside an amount that is the same: "about", "in", a unit
 _OPENING = re.compile(
     r"^(?:(?:well|so|maybe|perhaps|probably|possibly|most likely|likely|"
@@ -298,6 +299,8 @@ def _surrounded(said: Said, found: Sequence[Date | Quantity], gold: Gold, *, que
     if len(gold.amounts) == 1 and _is_range(said.counted, found):
         return True
     before = words(said.counted[: found[0].start])
+    if any(word.text in _BOUNDS for word in before[-2:]) and not any(word.text in _BOUNDS for word in gold.words):
+        return True  # "less than 5", "at least 5": a bound is no amount
     if len(gold.amounts) == 1 and any(re.search(r"\d", w.text) and stem(w.text) not in question.stems for w in before):
         return True
     extra = [word for word in before if word.text not in SMALL and _is_name(word, question=question)]

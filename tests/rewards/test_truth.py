@@ -471,3 +471,9 @@ def test_a_list_against_many_golds_is_judged_fast(item: str) -> None:
 @pytest.mark.parametrize("reply", JUNK)
 def test_junk_is_wrong(reply: str) -> None:
     assert verdict(reply, "Paris") == "WRONG"
+
+
+@pytest.mark.parametrize("said", ["It is less than 5", "It is more than 5", "At least 5.", "over 5"])
+def test_a_bound_is_no_amount(said: str) -> None:
+    assert verdict(said, "5") == "WRONG"
+    assert verdict(said, said) == "CORRECT"
