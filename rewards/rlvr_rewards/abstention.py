@@ -12,7 +12,7 @@ import unicodedata
 from enum import Enum
 from typing import NamedTuple
 
-from rlvr_rewards._phrases import (
+from rlvr_rewards.language.phrases import (
     CONTRAST,
     CUES,
     FILLER,
@@ -25,7 +25,7 @@ from rlvr_rewards._phrases import (
     SUGGESTS,
     WEAK,
 )
-from rlvr_rewards._reply import final_answer, marked_answer, split_reply, without_confidence
+from rlvr_rewards.language.reply import final_answer, marked_answer, split_reply, without_confidence
 
 __all__ = [
     "abstains",

@@ -15,11 +15,11 @@ from typing import TypeVar
 
 from rlvr.errors import BoundaryError, boundary
 from rlvr.types import Grade, Rollout, Task, Ungraded, Verdict
-from rlvr_rewards._endpoint import Endpoint, EndpointError
-from rlvr_rewards._matching import Match
-from rlvr_rewards._prompts import Prompt, read_verdict
-from rlvr_rewards._verdicts import Verdicts
 from rlvr_rewards.abstention import abstains, final_answer, marked_answer
+from rlvr_rewards.judging.endpoint import Endpoint, EndpointError
+from rlvr_rewards.judging.prompts import Prompt, read_verdict
+from rlvr_rewards.judging.verdicts import Verdicts
+from rlvr_rewards.language.matching import Match
 from rlvr_rewards.truth import Facts, Truth, facts_of, question_of, stated_confidence
 
 __all__ = ["Judge"]

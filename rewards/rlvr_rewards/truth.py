@@ -6,8 +6,8 @@ import re
 from typing import NamedTuple
 
 from rlvr.types import Grade, Rollout, Task, Ungraded, Verdict
-from rlvr_rewards._matching import Match, Question, compare
 from rlvr_rewards.abstention import abstains, final_answer, marked_answer, without_doubts
+from rlvr_rewards.language.matching import Match, Question, compare
 
 __all__ = ["Facts", "Truth", "facts_of", "question_of", "stated_confidence"]
 

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from rlvr.errors import BoundaryError
 from rlvr.testing import check_reward, rollout, task
 from rlvr.types import Grade, Ungraded, Verdict
-from rlvr_rewards import _endpoint
 from rlvr_rewards import judge as judge_module
-from rlvr_rewards._prompts import Prompt, clean, read_verdict
-from rlvr_rewards._verdicts import Verdicts
 from rlvr_rewards.judge import Judge
+from rlvr_rewards.judging import endpoint as _endpoint
+from rlvr_rewards.judging.prompts import Prompt, clean, read_verdict
+from rlvr_rewards.judging.verdicts import Verdicts
 
 QUESTION = "Who painted it?"
 ASKED = task(QUESTION, "Rembrandt van Rijn")

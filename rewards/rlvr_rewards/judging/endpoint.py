@@ -16,8 +16,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rlvr.errors import RlvrError
-from rlvr_rewards._breaker import Breaker
-from rlvr_rewards._exchange import LARGEST, Answer, post
+from rlvr_rewards.judging.breaker import Breaker
+from rlvr_rewards.judging.exchange import LARGEST, Answer, post
 
 __all__ = ["Endpoint", "EndpointError"]
 

@@ -11,9 +11,18 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
-from rlvr_rewards._names import same_person
-from rlvr_rewards._quantities import UNITS, Date, Quantity, dates, number_words, quantities, same_date, same_quantity
-from rlvr_rewards._words import OR, ORDERS, SMALL, Word, content, plain, stem, vocabulary, words
+from rlvr_rewards.language.names import same_person
+from rlvr_rewards.language.quantities import (
+    UNITS,
+    Date,
+    Quantity,
+    dates,
+    number_words,
+    quantities,
+    same_date,
+    same_quantity,
+)
+from rlvr_rewards.language.words import OR, ORDERS, SMALL, Word, content, plain, stem, vocabulary, words
 
 __all__ = ["Match", "Question", "compare", "words"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlvr_rewards._words import vocabulary
+from rlvr_rewards.language.words import vocabulary
 
 __all__ = ["same_person"]
 

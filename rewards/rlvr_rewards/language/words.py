@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from rlvr_rewards._quantities import FOLDS, dates, number_words, stem
+from rlvr_rewards.language.quantities import FOLDS, dates, number_words, stem
 
 __all__ = ["OR", "ORDERS", "SMALL", "Word", "content", "plain", "stem", "vocabulary", "words"]
 

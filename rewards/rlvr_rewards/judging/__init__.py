@@ -1,0 +1,1 @@
+"""What `judge` is made of: the endpoint, prompts and kept verdicts."""

@@ -1,0 +1,1 @@
+"""What `truth` and abstention are made of: phrases, words, names and quantities."""
