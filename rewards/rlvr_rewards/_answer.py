@@ -12,7 +12,12 @@ __all__ = ["Found", "boxes", "closing", "find", "formula", "last_number", "prose
 _LONGEST = 100_000  # characters at the end of a reply that are read
 _TAIL = 4000  # of them, without a mark
 _ONE = 200  # characters up to which a line without prose is an answer
-_BRACES = re.compile(r"\\{1,2}(?:begin)?(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+_BRACES = re.compile(
+    r"\\{1,2}(?:begin)?(?:boxed|fbox)\s*\{"
+    r"|\\{1,2}(?:boxed|fbox)\s*(-?\d+(?:\.\d+)?|[A-Za-z](?![A-Za-z]))"  # a box without braces
+    r"|\\.|[{}]",
+    re.DOTALL,
+)
 _MARK = re.compile(
     r"(?:\banswers?\**\s*(?:(?:is|are)\b\s*:?|[:=])\**|\b(?:r[ée]ponse|respuesta|resposta|risposta|antwort)\**\s*(?:(?:est|es|é|è|ist)\b\s*:?|:)\**"
     r"|(?:答案|答)(?:是|为|為)?\s*[:：]?\**|ответ\**\s*:\**|정답\**\s*:?|उत्तर\**\s*:|####|^A:|<answer>)[ \t\n]*",
@@ -50,8 +55,19 @@ _SPOILS_BEFORE = re.compile(
     r"|\b(?:not|isn't|never|except)\s+(?:exactly|equal\s+to|the\s+number))[\s${(]*$",
     re.IGNORECASE,
 )
+# Words that make the number or formula behind them a bound or a denial.
+_DENIES_BEFORE = re.compile(
+    r"(?:\b(?:at\s+(?:least|most)|up\s+to|above|below|under|beyond|(?:more|less|fewer|greater|larger|smaller|other)\s+than)"
+    r"|(?:\b(?:not|cannot|never)|n['’]t)(?:\s+(?:be|equal|equal\s+to|exactly|the\s+number|just))*)[\s${(:]*(?:\\[(\[]\s*)?$",
+    re.IGNORECASE,
+)
+_BOUND_AFTER = re.compile(
+    r"(?:\s?[$)]|\\[)\]])?(?:\s[a-z]+){0,3}\s(?:(?:or|and)\s(?:more|less|fewer|greater|larger|smaller|higher|lower|above|below"
+    r"|over|under|up|beyond)|at\s(?:least|most))\b",
+    re.IGNORECASE,
+)
 _SPOILS_AFTER = re.compile(
-    r"[!]\s*[^\s]|[\^²³√]|\s?[*×·÷+]|\s?\\(?:sqrt|pi|times|cdot)|\s?π|[A-Za-z]{1,2}(?![a-z])\s*[\^+*/=]|[xyzn]\b"
+    r"[!]\s*[^\s]|\s?[Rr]\s?\d|\s?rem(?:ainder)?\b|[\^²³√]|\s?[*×·÷+]|\s?\\(?:sqrt|pi|times|cdot)|\s?π|[A-Za-z]{1,2}(?![a-z])\s*[\^+*/=]|[xyzn]\b"
 )
 _CHANGES = re.compile(
     r"\s(?:or|factorial|squared|cubed|pi|times|plus|minus)\b|\s?(?:is|was|can|would|could)(?:n't|not|\snot|\sneither)\b"
@@ -65,7 +81,10 @@ _RUN = re.compile(
 _BLANKS = re.compile(r" ?\n\s*")
 _BLANK = re.compile(r"[^\S\n]+")
 _GAP = 60  # characters between answers that make one list
-_CHOICE = re.compile(r"\(([A-Z])\)|\b(?:[Oo]ption|[Cc]hoice)\s+\**([A-Z])\b")
+_CHOICE = re.compile(  # (B); "option B", "the correct choice is B"; "B is correct"
+    r"\(([A-Z])\)|\b(?:[Oo]ption|[Cc]hoice)\s+(?:is:?\s+)?\**([A-Z])\b"
+    r"|(?<![\w(\\])([A-Z])\b\**\s+is\s+(?:the\s+)?(?:correct|right)\b"
+)
 _JOINED = re.compile(
     r"(?:[\s$,]|\\[()])*(?:,|\b(?:and|or|to|through)\b|、|和|或)(?:[\s$,]|\\[()])*(?:(?:and|or|maybe|perhaps|possibly|also)\s+)*(?:[A-Za-z]\s*=\s*)?[\s$]*",
     re.IGNORECASE,
@@ -111,7 +130,9 @@ def boxes(text: str) -> list[tuple[int, int, str]]:
     opened: list[tuple[int, int]] = []  # of each open brace: where its box starts and its content, -1 for a brace
     found: list[tuple[int, int, str]] = []
     for match in _BRACES.finditer(text):
-        if match[0] == "}":
+        if match[1]:
+            found.append((match.start(), match.end(), match[1]))
+        elif match[0] == "}":
             start, inner = opened.pop() if opened else (-1, -1)
             if start >= 0:
                 while found and found[-1][0] > start:
@@ -173,14 +194,15 @@ def formula(text: str) -> str | None:
     shown = [match for match in _DISPLAY.finditer(text) if _answers(next(g for g in match.groups() if g is not None))]
     number = last_number(text)
     last = shown[-1] if shown else None
-    bold = None
     if last is not None and (number is None or number[1] <= last.end()):
+        if _denied(text, last.start(), last.end()):
+            return None
         content = next(group for group in last.groups() if group is not None).strip()
         before = shown[-2] if len(shown) > 1 else None
         if before is not None and _joins(text, before.end(), last.start()):
             content = next(g for g in before.groups() if g is not None).strip() + " or " + content
         return content
-    return bold or (number[0] if number else None)
+    return number[0] if number else None
 
 
 def _answers(content: str) -> bool:
@@ -218,10 +240,16 @@ def last_number(text: str) -> tuple[str, int] | None:
     end = tail.end() if tail else last.end()
     number = text[last.start() : end]
     before, after = text[max(0, last.start() - 60) : last.start()], text[end : end + 40]
-    spoiled = _SPOILS_BEFORE.search(before) or _SPOILS_AFTER.match(after)
-    if spoiled or _CHANGES.match(after) or _several(text, found):
+    spoiled = _SPOILS_BEFORE.search(before) or _SPOILS_AFTER.match(after) or _CHANGES.match(after)
+    if spoiled or _denied(text, last.start(), end) or _several(text, found):
         return "", end
     return number.strip(), end
+
+
+def _denied(text: str, start: int, end: int) -> bool:
+    """Tell whether words around a number or formula make it a bound or deny it."""
+    before, after = text[max(0, start - 60) : start], text[end : end + 60]
+    return bool(_DENIES_BEFORE.search(before) or _BOUND_AFTER.match(after))
 
 
 def _several(text: str, found: list[re.Match[str]]) -> bool:
@@ -245,9 +273,11 @@ def _enumeration(text: str, found: list[re.Match[str]]) -> list[str]:
 
 def run(text: str) -> str:
     """Give the last formula of prose that stands there without dollars: "it is 2\\sqrt{3} cm" holds 2\\sqrt{3}."""
-    found = [match[0].strip(" .,=") for match in _RUN.finditer(plain(text.strip()[-_TAIL:]))]
-    found = [one for one in found if any(c.isdigit() for c in one) or "\\pi" in one]
-    return found[-1].rpartition("=")[2].strip() if found else ""
+    text = plain(text.strip()[-_TAIL:])
+    found = [match for match in _RUN.finditer(text) if re.search(r"\d|\\pi", match[0])]
+    if not found or _denied(text, *found[-1].span()):
+        return ""
+    return found[-1][0].strip(" .,=").rpartition("=")[2].strip()
 
 
 def choice(text: str) -> str | None:
@@ -258,7 +288,7 @@ def choice(text: str) -> str | None:
     last = found[-1]
     if len(found) > 1 and _joins(text, found[-2].end(), last.start()) and found[-2][0] != last[0]:
         return ""
-    return last[1] or last[2]
+    return "" if _denied(text, *last.span()) else last[1] or last[2] or last[3]
 
 
 def series(text: str) -> str | None:

@@ -8,6 +8,7 @@ several.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from rlvr_rewards import _algebra
 from rlvr_rewards._notation import key, tidy
 from rlvr_rewards._policy import posed_in, restates
 from rlvr_rewards._shapes import Shape, atoms, region, shape, sides
-from rlvr_rewards._values import agree, number
+from rlvr_rewards._units import conversion, measure
+from rlvr_rewards._values import Value, agree, number
 from rlvr_rewards._wording import MATH_WORDS, choice, chosen, is_words, same_words
 
 __all__ = ["Equal", "GoldError", "check", "same"]
@@ -32,6 +34,12 @@ _SOLVED = re.compile(rf"^[A-Za-z](?:_?\d)? ?{_SIGN}|{_SIGN} ?[A-Za-z](?:_?\d)? ?
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}(?![A-Za-z])")
 _LABEL = re.compile(r"(?:\( ?[A-J] ?\)|[A-J][.)](?= ))\s*(?=\S)")
 _ASIDE = re.compile(r"(?<=\d) *\((?![^()]*\b(?:not|or|no|wrong|mod)\b)[A-Za-z][A-Za-z ,.-]{3,}\)$")  # 19 (nineteen)
+
+
+_DEGREES = re.compile(r"\\circ(?![A-Za-z])|°|\bdeg(?:rees?)?\b")  # tidying drops the sign
+_RADIANS = re.compile(r"(?<![A-Za-z\\])rad(?:ians?|s)?$")
+_LETTERS_ONLY = re.compile(r"\\?[A-Za-z]+'?(?:_\{?\w+\}?)?(?: ?\([^()]*\))?")
+_UNIT_WORDS = re.compile(r"[A-Za-z]{3,}\.?(?:\^\{?\d\}?)?(?:[ /-]+[A-Za-z]{3,}\.?(?:\^\{?\d\}?)?)*")
 
 
 class GoldError(Exception):
@@ -55,7 +63,7 @@ def same(said: str, gold: str, *, equal: Equal, percent_asked: bool = False, pos
     """
     case = _Case(equal, percent_asked, posed)
     ours, theirs = tidy(said), tidy(gold)
-    if not ours or not theirs:
+    if not ours or not theirs or (_DEGREES.search(gold) and _RADIANS.search(ours)):
         return False
     if key(ours) == key(theirs):
         return True
@@ -234,19 +242,36 @@ def _is_equation(text: str) -> bool:
 
 
 def _last_side(text: str, *, decimal: bool = False) -> str:
-    """Give what a chain of equations ends in, before it is rounded; a gold decimal is compared with the rounded end."""
-    exact, approximately, rounded = text.partition("\\approx")
-    text = (
-        exact
-        if exact.strip() and not (decimal and approximately and number(exact.split("=")[-1].strip()) is None)
-        else rounded
-    )
-    parts = [part.strip() for part in re.split(r"(?<![<>!\\])=", text) if part.strip()]
-    if not parts:
+    """Give what a chain of equations ends in, before it is rounded; a gold decimal is compared with the rounded end.
+
+    An exact end and a rounded one that is not its rounding are two guesses: "".
+    """
+    exact, sign, rounded = (_end(part) for part in text.partition("\\approx"))
+    if not sign or not rounded or number(exact) is not None:
+        return exact
+    value = _algebra.real_value(_unit_apart(exact)[0])
+    if value is None:
+        return rounded if not exact or _LETTERS_ONLY.fullmatch(exact) else exact
+    if (approximate := number(rounded)) is None or not _rounded(value, approximate):
         return ""
+    return rounded if decimal else exact
+
+
+def _end(text: str) -> str:
+    """Give the last side of equations; of "5 = x" the number."""
+    parts = [part.strip() for part in re.split(r"(?<![<>!\\])=", text) if part.strip()]
     if len(parts) == 2 and re.fullmatch(r"[A-Za-z]", parts[1]) and number(parts[0]) is not None:
         return parts[0]
-    return parts[-1]
+    return parts[-1] if parts else ""
+
+
+def _rounded(exact: float, said: Value) -> bool:
+    """Tell whether a decimal rounds a number to the digits that it shows."""
+    size = abs(float(said.exact))
+    if said.ratio or not size:
+        return False
+    unit = 10.0 ** (math.floor(math.log10(size)) + 1 - said.digits)
+    return abs(exact - float(said.exact)) <= 0.5000001 * unit
 
 
 def _relation(said: str, gold: str, case: _Case) -> bool | None:
@@ -273,11 +298,9 @@ def _letters(text: str) -> set[str]:
 def _expression(said: str, gold: str, case: _Case) -> bool | None:
     if key(said) == key(gold):
         return True
-    if not said or (any(word not in MATH_WORDS for word in _WORD.findall(said)) and not _WORD.findall(gold)):
-        said = _without_unit(said)
-        if not said or any(word not in MATH_WORDS for word in _WORD.findall(said)):
-            return False
-    gold = _without_unit(gold)
+    (said, ours), (gold, theirs) = _unit_apart(said, beside=gold), _unit_apart(gold, beside=gold)
+    if not said or any(word not in MATH_WORDS for word in _WORD.findall(said)) or conversion(ours, theirs) != 1:
+        return False
     if _rounds_to(said, gold):
         return True
     if restates(said, gold, posed=case.posed):
@@ -286,9 +309,20 @@ def _expression(said: str, gold: str, case: _Case) -> bool | None:
     return case.equal(said, gold) if verdict is None else verdict
 
 
-def _without_unit(text: str) -> str:
-    """Drop words behind an expression: 12\\sqrt{13} feet."""
-    return re.sub(r"(?<=[\d})\w])(?: +[A-Za-z]{2,}\.?(?:\^\{?\d\}?)?){1,4}$", "", text).strip()
+def _unit_apart(text: str, *, beside: str = "") -> tuple[str, str]:
+    """Split an expression from the unit behind it: 12\\sqrt{13} feet. A letter that the gold has is no unit."""
+    best, at = (text, ""), len(text)
+    for _ in range(5):
+        at = text.rfind(" ", 0, at)
+        before, unit = text[:at].rstrip(), text[at + 1 :]
+        if at <= 0 or not re.search(r"[\w})]$", before) or not re.match("[A-Za-z]", unit):
+            break
+        command = re.search(r"\\?([A-Za-z]+)$", before)
+        known = measure(unit) is not None and not (len(unit) == 1 and unit in _letters(beside))
+        words = _UNIT_WORDS.fullmatch(unit) and not MATH_WORDS & set(re.findall("[a-z]+", unit))
+        if (known or words) and not (command and command[1] in MATH_WORDS):
+            best = (before, unit)
+    return best
 
 
 def _rounds_to(said: str, gold: str) -> bool:

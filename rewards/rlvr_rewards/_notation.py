@@ -36,6 +36,10 @@ _SIGNS = str.maketrans(
 _RAISED = re.compile("[" + "".join(_SUPER) + "]+")
 _LOWERED = re.compile("[" + "".join(_SUB) + "]+")
 _ARGUMENT = r"(\d|[A-Za-z]|\\(?:pi|theta|alpha|beta|lambda)(?![A-Za-z])|\{[^{}]*\})"
+_BASES = {
+    "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "eleven": 11,
+    "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16,
+}  # fmt: skip
 _GREEK = r"(?<![\\A-Za-z])(pi|theta|infinity)(?![A-Za-z])"
 _REWRITES = tuple(
     (re.compile(pattern), by)
@@ -67,7 +71,9 @@ _REWRITES = tuple(
         (r"\\lt(?![A-Za-z])", "<"),
         (r"\\gt(?![A-Za-z])", ">"),
         (r"\\(?:approx|simeq|cong|thickapprox)(?![A-Za-z])|~=", r"\\approx "),
-        (r"\\(?:varnothing)(?![A-Za-z])", r"\\emptyset "),
+        (r"\\(?:varnothing)(?![A-Za-z])|\\\{ ?\\\}", r"\\emptyset "),
+        (r"(?<=[\d.])\\bar *(\d|\{)", lambda m: rf"\overline{{{m[1]}}}" if m[1] != "{" else r"\overline{"),
+        (rf"_\{{? ?({'|'.join(_BASES)})(?![A-Za-z]) ?\}}?", lambda m: f"_{{{_BASES[m[1]]}}}"),
         (r"\\(?:lbrace|lbrack)(?![A-Za-z])", lambda m: r"\{" if "brace" in m[0] else "["),
         (r"\\(?:rbrace|rbrack)(?![A-Za-z])", lambda m: r"\}" if "brace" in m[0] else "]"),
         (r"\\(?:lvert|rvert|vert|mid)(?![A-Za-z])", "|"),

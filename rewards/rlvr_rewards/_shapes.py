@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from rlvr_rewards._notation import key
 
-__all__ = ["Shape", "atoms", "region", "shape", "sides"]
+__all__ = ["Shape", "atoms", "is_real_line", "region", "shape", "sides"]
 
 _DEEPEST = 6
 _MOST = 64  # items of one list
@@ -184,6 +184,11 @@ def atoms(one: Shape) -> list[str]:
     return [text for item in one.items for text in atoms(item)]
 
 
+def is_real_line(text: str) -> bool:
+    """Tell whether a tidied text names all real numbers."""
+    return text.replace(" ", "").lower() in _ALL
+
+
 def region(one: Shape) -> Shape:
     """Write an inequality in one letter as an interval or a union; all else as it is."""
     if one.kind == "list" and one.ends == "any":
@@ -192,7 +197,7 @@ def region(one: Shape) -> Shape:
             return Shape("union", one.text, tuple(parts))
     if one.kind != "atom":
         return one
-    if one.text.replace(" ", "").lower() in _ALL:
+    if is_real_line(one.text):
         return _interval("(", "-\\infty", "\\infty", ")")
     left_out = re.fullmatch(r"\\mathbb\{R\} ?(?:\\setminus|\\backslash|-) ?\\\{([^,{}]+)\\\}", one.text)
     if left_out:

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from rlvr_rewards._notation import key
+from rlvr_rewards._units import conversion, measure
 
 __all__ = ["NUMBER_WORD", "UNIT_WORD", "Value", "agree", "number"]
 
@@ -33,28 +33,11 @@ _SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9,
 NUMBER_WORD = re.compile(
     r"\b(?:or|and|to|of|pi|tau|sqrt|half|halves|thirds?|quarters?|fourths?|factorial|squared|cubed|times|plus|minus|over|"
     r"by|divided|mod|base|sin|cos|tan|log|ln|exp|hundreds?|thousands?|millions?|billions?|trillions?|dozens?|not|no|nor|"
-    r"never|wrong|incorrect|isn't|false|but|if|unless|except|less|more|fewer|greater|than|through|until|versus|vs)\b",
+    r"never|wrong|incorrect|isn't|false|but|if|unless|except|less|more|fewer|greater|than|through|until|versus|vs|"
+    r"least|most|above|below|under|up|max|maximum|minimum|cannot|can't|remainder|r(?= ?\d))(?![A-Za-z])",
     re.IGNORECASE,
 )
-UNIT_WORD = re.compile(r" ?(?:[A-Za-z][A-Za-z'.]*(?:(?:\^|\*\*)? ?\{?-?\d\}?)?(?: ?/ ?| |-|\\cdot )?){1,6}")
-# Units with their dimension and size: two different ones of a dimension are converted, of two dimensions never equal.
-_UNITS: dict[str, tuple[str, Fraction]] = {
-    name: (dimension, Fraction(size))
-    for dimension, sizes in {
-        "length": {"mm millimeter millimetre": "1/1000", "cm centimeter centimetre": "1/100", "m meter metre": "1",
-                   "km kilometer kilometre": "1000", "in inch inche": "0.0254", "ft foot feet": "0.3048",
-                   "yd yard": "0.9144", "mi mile": "1609.344"},
-        "mass": {"mg milligram": "1/1000", "g gram": "1", "kg kilogram": "1000", "lb lbs pound": "453.59237",
-                 "oz ounce": "28.349523125"},
-        "time": {"s sec second": "1", "min minute": "60", "h hr hour": "3600", "day": "86400", "week": "604800"},
-        "volume": {"ml milliliter millilitre": "1/1000", "l liter litre": "1", "gallon": "3.785411784"},
-        "money": {"cent": "1/100", "dollar usd buck": "1"},
-        "angle": {"degree deg": "1"},
-        "angle in radians": {"radian rad": "1"},
-    }.items()
-    for names, size in sizes.items()
-    for name in names.split()
-}  # fmt: skip
+UNIT_WORD = re.compile(r" ?(?:[A-Za-z][A-Za-z'.]*(?:(?:\^|\*\*) ?\{?-?\d\}?|\d)?(?: ?/ ?| |-|\\cdot )?){1,6}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,17 +109,19 @@ def _fraction(digits: str) -> Fraction:
 
 def _with_rest(value: Value, sign: int, rest: str) -> Value | None:
     """Add what stands behind the digits: a scale, a percent sign, a unit."""
-    rest = rest.strip()
+    behind, rest = rest, rest.strip()
     size = sign * value.size
     first, _, others = rest.partition(" ")
     if (scale := first.lower().rstrip("s")) in _SCALES and not value.ratio:
         size, rest = size * _SCALES[scale], others
+    if re.match(r"[A-Za-z]{2}(?![A-Za-z])", behind) and measure(behind) is None:
+        return None  # 2ab is a product
     percent = rest.startswith("%")
     rest = rest[1:].strip() if percent else rest
     if rest and (
         not UNIT_WORD.fullmatch(rest)
         or NUMBER_WORD.search(rest)
-        or (re.fullmatch(r"[a-zA-Z](?:\^.*)?", rest) and rest[0] not in "mgshLl")
+        or (re.fullmatch(r"[a-zA-Z](?:\^.*|\d+)?", rest) and rest[0] not in "mgshLl")
     ):
         return None
     return Value(size, percent, rest, value.base, value.decimals, value.digits, value.ratio, value.lowest)
@@ -166,7 +151,7 @@ def agree(said: Value, gold: Value, *, percent_asked: bool = False) -> bool:
         return said.base == 10 and not said.ratio and not said.unit and gold.unit == str(said.size)
     if said.ratio and not said.lowest and gold.exact.denominator == 1:
         return False
-    factor = _conversion(said.unit, gold.unit)
+    factor = conversion(said.unit, gold.unit)
     if factor is None:
         return False
     if said.percent != gold.percent and said.size * factor == gold.size and (gold.percent or percent_asked):
@@ -189,17 +174,3 @@ def _terminates(value: Fraction) -> bool:
         while rest % prime == 0:
             rest //= prime
     return rest == 1
-
-
-def _conversion(said: str, gold: str) -> Fraction | None:
-    """Give the factor between units: 1 where one is missing or unknown, None where they exclude each other."""
-    ours, theirs = _known(said), _known(gold)
-    if not said or not gold or ours is None or theirs is None:
-        return Fraction(1)
-    (dimension, size), (other, wanted) = ours, theirs
-    return size / wanted if dimension == other else None
-
-
-def _known(unit: str) -> tuple[str, Fraction] | None:
-    name = key(unit.strip(" .").lower())
-    return _UNITS.get(name) or _UNITS.get(name.removesuffix("s")) or _UNITS.get(name.removesuffix("es"))

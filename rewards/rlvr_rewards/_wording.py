@@ -19,7 +19,8 @@ _CHOICE = re.compile(
 )
 # A further choice: (B), "B." or "B)", or a letter that stands alone before or after the rest.
 _ANOTHER = re.compile(
-    r"\(\s*([A-Za-z])\s*\)|(?<![A-Za-z\\])([A-Z])[).:](?=\s|$)|^\W*(?:or |and )?([B-Z])(?![\w'^=])|(?<![\w\\])([B-Z])\W*$"
+    r"\(\s*([A-Za-z])\s*\)|(?<![A-Za-z\\])([A-Z])[).:](?=\s|$)"
+    r"|^\W*(?:or |and )?([B-HJ-Z](?![\w'^=])|[A-Z]\W*$)|(?<![\w\\])([B-Z])\W*$"
 )
 _COPULA = re.compile(r"^.*\b(?:is|are|was|were|be|equals|called|on|at|:)\s+(?:an?\s+|the\s+)?", re.IGNORECASE)
 _NONE = "no solution"

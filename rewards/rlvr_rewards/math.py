@@ -15,7 +15,7 @@ from typing import NamedTuple
 from rlvr.types import Grade, Rollout, Task, Ungraded, Verdict
 from rlvr_rewards import _answer, _compare, _symbolic
 from rlvr_rewards._notation import key, tidy
-from rlvr_rewards._shapes import Shape, shape, sides
+from rlvr_rewards._shapes import Shape, is_real_line, shape, sides
 from rlvr_rewards._values import number
 from rlvr_rewards._wording import is_name
 from rlvr_rewards.abstention import abstains
@@ -151,7 +151,7 @@ def _reading(said: str, gold: str, found: _answer.Found | None) -> str:
     if found is not None and not found.boxed and said.endswith("!") and "!" not in gold:
         said = said[:-1]
     limit = max(_LONGEST, 2 * len(gold) + 100)
-    if not _answer.prose(said) or (len(said) <= limit and key(tidy(said)) == key(tidy(gold))):
+    if not _answer.prose(said) or (len(said) <= limit and _whole(tidy(said), tidy(gold))):
         return said if len(said) <= limit else ""
     meant = _shape_of(gold)
     if meant.kind == "atom" and is_name(meant.text):
@@ -162,6 +162,11 @@ def _reading(said: str, gold: str, found: _answer.Found | None) -> str:
     if meant.kind in ("list", "set", "tuple") and (listed := _answer.series(said)):
         read = listed if "," not in read else read
     return read if len(read) <= limit else ""
+
+
+def _whole(said: str, gold: str) -> bool:
+    """Tell whether several words are the answer itself: the gold's, a number with its unit, the real line."""
+    return key(said) == key(gold) or number(said) is not None or is_real_line(said)
 
 
 def _named(said: str, gold: str, *, limit: int, marked: bool) -> str:
