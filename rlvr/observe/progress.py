@@ -22,7 +22,7 @@ from rich.text import Text
 from rlvr.core.stats import Interval
 from rlvr.types import StepReport
 
-__all__ = ["RunView", "clock", "gain_lines", "interval_text", "sparkline"]
+__all__ = ["RunView", "abstention_lines", "clock", "gain_lines", "interval_text", "sparkline"]
 
 UNKNOWN = "–"
 
@@ -208,6 +208,12 @@ class RunView:
         self.console.print(text, soft_wrap=not self.live, highlight=False)
 
 
+def abstention_lines(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Say how truthfulness moved, from summary.json's content; nothing where the model never abstained."""
+    shares = [summary.get(f"eval_{name}", {}).get("unc", {}).get("estimate") for name in ("before", "after")]
+    return gain_lines(summary.get("gains", {})) if any(shares) else []
+
+
 def gain_lines(gains: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Say how abstentions, wrong answers and T moved, as (name, value) lines."""
     named = [(title, gains[name]) for name, title in (("unc", "Unc"), ("hall", "Hall"), ("truthfulness", "100 T"))
@@ -232,8 +238,7 @@ def _closing_lines(
         said = f"{gain['points']:+.1f} points [{gain['low']:+.1f}, {gain['high']:+.1f}]"
         p_value = gain.get("p_value")
         lines.append(("gain", said if p_value is None else f"{said}, p = {p_value:.2g} (exact McNemar)"))
-    if any(summary.get(f"eval_{name}", {}).get("unc", {}).get("estimate") for name in ("before", "after")):
-        lines += gain_lines(summary.get("gains", {}))
+    lines += abstention_lines(summary)
     known = [reward for reward in rewards if math.isfinite(reward)]
     if len(known) > 1:
         lines.append(("reward", f"{sparkline(known)}  {known[0]:.3f} to {known[-1]:.3f}"))

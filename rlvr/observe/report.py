@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from rlvr.errors import CheckpointError, ConfigError
 from rlvr.observe.metrics import METRICS, read_lines, replacing
-from rlvr.observe.progress import clock, interval_text
+from rlvr.observe.progress import abstention_lines, clock, interval_text
 from rlvr.types import StepReport
 
 __all__ = ["load_run", "render_report", "truthfulness_weights"]
@@ -43,7 +43,8 @@ _CHARTS = (
 )
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 520, 190, 50, 24, 10
 SAMPLES = 10
-_COLOURS = {"correct": 2, "abstained": 3, "wrong": 4, "ungraded": 5}  # as the verdicts of the replies below
+# As the verdicts of the replies below.
+_COLOURS = {"correct": 2, "abstained": 3, "wrong": 4, "ungraded": 5, "eval_accuracy": 2, "eval_unc": 3, "eval_hall": 4}
 _PAGE = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>$name</title><style>
@@ -153,6 +154,7 @@ def _summary(summary: Line, *, lines: Sequence[Line]) -> list[tuple[str, str]]:
         tail = "" if p_value is None else f"; exact McNemar p = {p_value:.2g}"
         span = f"[{gain['low']:+.1f}, {gain['high']:+.1f}]"
         said.append(("gain", f"{gain['points']:+.1f} points {span} (95 %, paired by task{tail})"))
+    said += abstention_lines(summary)
     if "seconds" in summary:
         said.append(("time", f"{summary.get('steps', len(lines))} steps in {clock(summary['seconds'])}"))
     else:

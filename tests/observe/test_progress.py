@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from rlvr.core.stats import wilson_interval
-from rlvr.observe.progress import RunView, clock, interval_text, sparkline
+from rlvr.observe.progress import RunView, abstention_lines, clock, interval_text, sparkline
 from rlvr.types import StepReport
 
 SUMMARY = {
@@ -166,3 +166,13 @@ def test_a_sparkline_rises_with_its_values():
     assert sparkline(range(8)) == "▁▂▃▄▅▆▇█"
     assert sparkline([2.0, 2.0]) == "▄▄"
     assert sparkline([0, 1, 10, 11], width=2) == "▁█"
+
+
+def test_truthfulness_is_told_only_where_the_model_abstains() -> None:
+    moved = {"points": 4.0, "low": 1.0, "high": 7.0, "n": 9}
+    summary = {"eval_before": {"unc": {"estimate": 0.0}}, "eval_after": {"unc": {"estimate": 0.2}},
+               "gains": {"unc": moved, "hall": moved, "truthfulness": moved}}  # fmt: skip
+    assert abstention_lines(summary)[0] == ("Unc", "+4.0 points [+1.0, +7.0]")
+    assert [name for name, _ in abstention_lines(summary)] == ["Unc", "Hall", "100 T"]
+    assert abstention_lines(summary | {"eval_after": {"unc": {"estimate": 0.0}}}) == []
+    assert abstention_lines({}) == []
