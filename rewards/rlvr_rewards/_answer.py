@@ -7,7 +7,19 @@ from dataclasses import dataclass
 
 from rlvr_rewards._notation import plain
 
-__all__ = ["Found", "boxes", "closing", "find", "formula", "last_number", "prose", "run", "series", "spoken"]
+__all__ = [
+    "Found",
+    "boxes",
+    "closing",
+    "find",
+    "formula",
+    "formulas",
+    "last_number",
+    "prose",
+    "run",
+    "series",
+    "spoken",
+]
 
 _LONGEST = 100_000  # characters at the end of a reply that are read
 _TAIL = 4000  # of them, without a mark
@@ -203,6 +215,12 @@ def formula(text: str) -> str | None:
             content = next(g for g in before.groups() if g is not None).strip() + " or " + content
         return content
     return number[0] if number else None
+
+
+def formulas(text: str) -> list[str]:
+    """List the formulas of prose, those between dollars first."""
+    shown = [next(group for group in match.groups() if group is not None) for match in _DISPLAY.finditer(text)]
+    return [*shown, *(match[0].strip(" .,=") for match in _RUN.finditer(plain(text)) if len(match[0]) > 2)]
 
 
 def _answers(content: str) -> bool:

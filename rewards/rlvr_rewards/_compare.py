@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rlvr_rewards import _algebra
+from rlvr_rewards._forms import restated, rewriting
 from rlvr_rewards._notation import key, tidy
 from rlvr_rewards._policy import posed_in, restates
 from rlvr_rewards._shapes import Shape, atoms, region, shape, sides
@@ -58,7 +59,8 @@ class _Case:
 def same(said: str, gold: str, *, equal: Equal, percent_asked: bool = False, posed: str = "") -> bool | None:
     """Tell whether an answer is the gold; None where `equal` could not tell.
 
-    `posed` is the task's tidied text; `percent_asked` says that it asks for a percentage.
+    `posed` is the task's tidied text, and in further lines its formulas; `percent_asked` says that it asks
+    for a percentage.
     Errors: GoldError from `equal`.
     """
     case = _Case(equal, percent_asked, posed)
@@ -223,7 +225,7 @@ def _atom(said: str, gold: str, case: _Case) -> bool | None:
     said = _ASIDE.sub("", said)
     if wanted is not None:
         given = number(_last_side(said, decimal="." in meant), comma=wanted.exact.denominator != 1)
-        if given is None or (given.ratio and key(said) != key(meant) and posed_in(said, case.posed)):
+        if given is None or (given.ratio and key(said) != key(meant) and _undivided(said, given, meant, case)):
             return False
         return agree(given, wanted, percent_asked=case.percent_asked)
     if (letter := choice(meant)) is not None:
@@ -235,6 +237,13 @@ def _atom(said: str, gold: str, case: _Case) -> bool | None:
     if _INEQUALITY.search(said):
         return False
     return _expression(_last_side(said), meant, case)
+
+
+def _undivided(said: str, given: Value, gold: str, case: _Case) -> bool:
+    """Tell whether a ratio is the task's own, or another unreduced one where the task asks to rewrite one."""
+    if posed_in(said, case.posed) or restated(said, gold, posed=case.posed):
+        return True
+    return not given.lowest and rewriting(case.posed, gold)
 
 
 def _is_equation(text: str) -> bool:

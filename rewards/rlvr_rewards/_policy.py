@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from rlvr_rewards._forms import restated
+
 __all__ = ["posed_in", "restates"]
 
 _FAMILIES = {
@@ -36,7 +38,7 @@ def restates(said: str, gold: str, *, posed: str) -> bool:
         return True
     if len(_COUNTED.findall(said)) > 3 * len(_COUNTED.findall(gold)) + 12:
         return True
-    return posed_in(said, posed)
+    return posed_in(said, posed) or restated(said, gold, posed=posed)
 
 
 @lru_cache(maxsize=1024)

@@ -29,7 +29,7 @@ _PERCENT = re.compile(r"%|\bpercent", re.IGNORECASE)
 
 class _Asked(NamedTuple):
     percent_asked: bool
-    posed: str  # the tidied text
+    posed: str  # the tidied text, and in further lines its formulas
 
 
 class Math:
@@ -193,7 +193,8 @@ def _asked(task: Task) -> _Asked:
 
 @lru_cache(maxsize=1024)
 def _asked_in(prompt: str) -> _Asked:
-    return _Asked(bool(_PERCENT.search(prompt)), tidy(prompt))
+    formulas = dict.fromkeys(tidy(one) for one in _answer.formulas(prompt))
+    return _Asked(bool(_PERCENT.search(prompt)), "\n".join([tidy(prompt), *formulas]))
 
 
 def _short(text: str) -> str:

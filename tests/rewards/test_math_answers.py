@@ -90,8 +90,7 @@ RIGHT = [
     ('e^{i\\pi/3}', 'e^{\\frac{i\\pi}{3}}'), ('\\cos\\frac{\\pi}{3}', '\\cos\\frac{\\pi}{3}'),
     ('\\left\\{ -1, \\frac{1}{2} \\right\\}', '\\left\\{\\frac12,-1\\right\\}'), ('(1,2),(3,4)', '(3,4),(1,2)'),
     ('\\{(1,2),(3,4)\\}', '\\{(3,4),(1,2)\\}'), ('(1,2) \\text{ and } (3,4)', '(1,2),(3,4)'),
- 
-      ('\\begin{pmatrix} 1 & 2 \\\\ 3 & 4 \\end{pmatrix}', '\\left[\\begin{array}{cc}1 & 2\\\\3 & 4\\end{array}\\right]'),
+    ('\\begin{pmatrix} 1 & 2 \\\\ 3 & 4 \\end{pmatrix}', '\\left[\\begin{array}{cc}1 & 2\\\\3 & 4\\end{array}\\right]'),
     ('\\begin{pmatrix}\\sqrt{2}/2\\\\0\\end{pmatrix}', '\\begin{pmatrix}\\frac{1}{\\sqrt2}\\\\0\\end{pmatrix}'),
     ('\\frac{1}{2}\\begin{pmatrix}2\\\\4\\end{pmatrix}', '\\frac{1}{2}\\begin{pmatrix}2\\\\4\\end{pmatrix}'),
     ('\\angle A = 30^\\circ', '30^\\circ'), ('m\\angle A=30', '30'), ('AB = 5', '5'), ('|AB| = 5', '5'),
