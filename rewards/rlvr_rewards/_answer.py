@@ -30,16 +30,17 @@ _BRACES = re.compile(
     r"|\\.|[{}]",
     re.DOTALL,
 )
-_MARK = re.compile(
-    r"(?:\banswers?\**\s*(?:(?:is|are)\b\s*:?|[:=])\**|\b(?:r[ée]ponse|respuesta|resposta|risposta|antwort)\**\s*(?:(?:est|es|é|è|ist)\b\s*:?|:)\**"
-    r"|(?:答案|答)(?:是|为|為)?\s*[:：]?\**|ответ\**\s*:\**|정답\**\s*:?|उत्तर\**\s*:|####|^A:|<answer>)[ \t\n]*",
-    re.IGNORECASE | re.MULTILINE,
+_MARKS = (
+    r"\banswers?\**\s*(?:(?:is|are)\b\s*:?|[:=])\**",  # the answer is, Answer:, **Answer**:
+    r"\b(?:r[ée]ponse|respuesta|resposta|risposta|antwort)\**\s*(?:(?:est|es|é|è|ist)\b\s*:?|:)\**",
+    r"(?:答案|答)(?:是|为|為)?\s*[:：]?\**|ответ\**\s*:\**|정답\**\s*:?|उत्तर\**\s*:",
+    r"####|^A:|<answer>",
 )
+_MARK = re.compile(rf"(?:{'|'.join(_MARKS)})[ \t\n]*", re.IGNORECASE | re.MULTILINE)
 _DISPLAY = re.compile(r"\\\[(.*?)\\\]|\$\$(.*?)\$\$|\\\((.*?)\\\)|(?<!\\)\$((?:[^$\n\\]|\\.)+)\$", re.DOTALL)
-_JOINT = re.compile(
-    r"[\s$,;.]*(?:\\[()\[\]]|\\quad|\\qquad|\\;|\\,|\s|\$)*(?:,|;|\\?(?:text\s*\{\s*(?:,\s*)?)?\b(and|or)\b\s*\}?)"
-    r"(?:\\[()\[\]]|\\quad|\\qquad|\\;|\\,|\s|\$)*(?:[A-Za-z](?:_\{?\w\}?)?\s*=\s*)?"
-)
+_SPACING = r"(?:\\[()\[\]]|\\quad|\\qquad|\\;|\\,|\s|\$)*"
+_CONJUNCTION = r"(?:,|;|\\?(?:text\s*\{\s*(?:,\s*)?)?\b(and|or)\b\s*\}?)"  # the word may stand in \text{, and}
+_JOINT = re.compile(rf"[\s$,;.]*{_SPACING}{_CONJUNCTION}{_SPACING}(?:[A-Za-z](?:_\{{?\w\}}?)?\s*=\s*)?")
 _DECIDES = re.compile(r".*(?:[:：]\**|####|<answer>|=\**)\s*$", re.DOTALL)
 _STARTS = re.compile(r"[*\s]*(?:\$|\\[(\[\w]|[-+−]?\.?\d|[(\[{]|[A-Z]\b)")
 _BEHIND = re.compile(r"(?:\$|\\\)|\\\]|\s){0,4}(\\?%|percent\b|pct\b)")
@@ -52,32 +53,43 @@ _APPROXIMATELY = re.compile(
     r",?\s*(?:\(|which\s+is|or|that\s+is)?,?\s*(?:approximately|about|roughly|around|≈|\\approx)\s.*$",
     re.IGNORECASE | re.DOTALL,
 )
-_NUMBER = re.compile(
-    r"(?<![A-Za-z\d_.,\\])[-−]?\d[\d,.]{0,20}\s?(?:\\times|\\cdot|×|\*)\s*10\s?\^\s?\{?[-−]?\d{1,3}\}?|(?<![A-Za-z\d_.,\\])\d+(?:\s?:\s?\d+)+|"
-    r"(?<![A-Za-z\d_.,\\])(?:[-−]\s?)?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<![\d.])[-−]?\.\d+|[-−]?\\[dt]?frac\s*(?:\{[^{}]*\}\s*\{[^{}]*\}|\d\s*\d)"
+_FREE = r"(?<![A-Za-z\d_.,\\])"  # not within a word, a number or a command
+_TIMES_TEN = r"\s?(?:\\times|\\cdot|×|\*)\s*10\s?\^\s?\{?[-−]?\d{1,3}\}?"
+_NUMBERS = (
+    rf"{_FREE}[-−]?\d[\d,.]{{0,20}}{_TIMES_TEN}",  # 1.9 x 10^3
+    rf"{_FREE}\d+(?:\s?:\s?\d+)+",  # 2:3, 10:30:00
+    rf"{_FREE}(?:[-−]\s?)?(?:\d{{1,3}}(?:,\d{{3}})+(?!\d)|\d+)(?:\.\d+)?",  # 1,234.5
+    r"(?<![\d.])[-−]?\.\d+",  # .5
+    r"[-−]?\\[dt]?frac\s*(?:\{[^{}]*\}\s*\{[^{}]*\}|\d\s*\d)",
 )
-_TAIL_OF_NUMBER = re.compile(
-    r"(?<![A-Za-z\d_.,\\])[-−]?\d[\d,.]{0,20}\s?(?:\\times|\\cdot|×|\*)\s*10\s?\^\s?\{?[-−]?\d{1,3}\}?|(?<![A-Za-z\d_.,\\])\d+(?:\s?:\s?\d+)+|"
-    r"(?: ?/ ?\d+(?!\.?\d))?(?:\s?\\?%|\s?percent\b|\s?\^\s?\{?\\circ\}?|°"
-    r"|\s(?:hundred|thousand|million|billion|trillion|dozen)\b"
-    r"|\s?(?:\\times|×|\*)\s?10\s?\^\s?\{?[-−]?\d{1,3}\}?|[eE][+-]?\d{1,3}\b|\\frac\s*\{\d+\}\s*\{\d+\}| \d+/\d+)?"
+_NUMBER = re.compile("|".join(_NUMBERS))
+_TAILS = (
+    r"\s?\\?%|\s?percent\b|\s?\^\s?\{?\\circ\}?|°",
+    r"\s(?:hundred|thousand|million|billion|trillion|dozen)\b",
+    rf"{_TIMES_TEN}|[eE][+-]?\d{{1,3}}\b",
+    r"\\frac\s*\{\d+\}\s*\{\d+\}| \d+/\d+",  # of a mixed number
 )
-_SPOILS_BEFORE = re.compile(
-    r"(?:[\d)}A-Za-z]\s?[-−–—]|[+*/^×·÷√<>≤≥≠]|\\(?:times|cdot|div|pm|le|ge|leq|geq|ne|neq|sqrt)|\b(?:not|isn't|never|(?:any|every|no)thing\s+but|all\s+but|except|than|between|sqrt|times|plus|minus|over)"
-    r"|\b(?:not|isn't|never|except)\s+(?:exactly|equal\s+to|the\s+number))[\s${(]*$",
-    re.IGNORECASE,
+_TAIL_OF_NUMBER = re.compile(rf"(?: ?/ ?\d+(?!\.?\d))?(?:{'|'.join(_TAILS)})?")
+_OPERATOR_BEFORE = (
+    r"[\d)}A-Za-z]\s?[-−–—]|[+*/^×·÷√<>≤≥≠]",
+    r"\\(?:times|cdot|div|pm|le|ge|leq|geq|ne|neq|sqrt)",
+    r"\b(?:sqrt|times|plus|minus|over|between|than)",
+    r"\b(?:not|isn't|never|(?:any|every|no)thing\s+but|all\s+but|except)",
+    r"\b(?:not|isn't|never|except)\s+(?:exactly|equal\s+to|the\s+number)",
 )
-# Words that make the number or formula behind them a bound or a denial.
-_DENIES_BEFORE = re.compile(
-    r"(?:\b(?:at\s+(?:least|most)|up\s+to|above|below|under|beyond|(?:more|less|fewer|greater|larger|smaller|other)\s+than)"
-    r"|(?:\b(?:not|cannot|never)|n['’]t)(?:\s+(?:be|equal|equal\s+to|exactly|the\s+number|just))*)[\s${(:]*(?:\\[(\[]\s*)?$",
-    re.IGNORECASE,
+_SPOILS_BEFORE = re.compile(rf"(?:{'|'.join(_OPERATOR_BEFORE)})[\s${{(]*$", re.IGNORECASE)
+# Words that make the number or formula beside them a bound or a denial.
+_BOUND = (
+    r"\b(?:at\s+(?:least|most)|up\s+to|above|below|under|over|beyond)"
+    r"|\b(?:more|less|fewer|greater|larger|smaller|other)\s+than"
 )
+_DENIAL = r"(?:\b(?:not|cannot|never)|n['’]t)(?:\s+(?:be|equal|equal\s+to|exactly|the\s+number|just))*"
+_DENIES_BEFORE = re.compile(rf"(?:{_BOUND}|{_DENIAL})[\s${{(:]*(?:\\[(\[]\s*)?$", re.IGNORECASE)
+_DIRECTION = r"(?:more|less|fewer|greater|larger|smaller|higher|lower|above|below|over|under|up|beyond)"
 _BOUND_AFTER = re.compile(
-    r"(?:\s?[$)]|\\[)\]])?(?:\s[a-z]+){0,3}\s(?:(?:or|and)\s(?:more|less|fewer|greater|larger|smaller|higher|lower|above|below"
-    r"|over|under|up|beyond)|at\s(?:least|most))\b",
-    re.IGNORECASE,
+    rf"(?:\s?[$)]|\\[)\]])?(?:\s[a-z]+){{0,3}}\s(?:(?:or|and)\s{_DIRECTION}|at\s(?:least|most))\b", re.IGNORECASE
 )
+# What follows makes the number part of a calculation or the quotient of a division with remainder.
 _SPOILS_AFTER = re.compile(
     r"[!]\s*[^\s]|\s?[Rr]\s?\d|\s?rem(?:ainder)?\b|[\^²³√]|\s?[*×·÷+]|\s?\\(?:sqrt|pi|times|cdot)|\s?π|[A-Za-z]{1,2}(?![a-z])\s*[\^+*/=]|[xyzn]\b"
 )

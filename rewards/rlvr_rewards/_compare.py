@@ -324,8 +324,10 @@ def _unit_apart(text: str, *, beside: str = "") -> tuple[str, str]:
     for _ in range(5):
         at = text.rfind(" ", 0, at)
         before, unit = text[:at].rstrip(), text[at + 1 :]
-        if at <= 0 or not re.search(r"[\w})]$", before) or not re.match("[A-Za-z]", unit):
+        if at <= 0 or not re.match("[A-Za-z]", unit):
             break
+        if not re.search(r"[\w})]$", before):
+            continue
         command = re.search(r"\\?([A-Za-z]+)$", before)
         known = measure(unit) is not None and not (len(unit) == 1 and unit in _letters(beside))
         words = _UNIT_WORDS.fullmatch(unit) and not MATH_WORDS & set(re.findall("[a-z]+", unit))

@@ -23,10 +23,12 @@ _CELL = re.compile(rf"{_BRACKETS}|&")
 _EQUALS = re.compile(rf"{_BRACKETS}|(?<![<>!])=|\\(?:in|equiv)(?![A-Za-z])")
 _ONE_OF = re.compile(rf"{_BRACKETS}")
 _MATRIX = re.compile(r"\\begin\{([pbBvV]?matrix|smallmatrix|array)\}(?:\{[lcr| ]*\})?(.*)\\end\{\1\}", re.DOTALL)
+_LETTER = r"(?:[A-Za-z]|\\[A-Za-z]+)"
+_POINT = r"[A-Za-z](?:_?\d)?"
 _NAME = re.compile(
-    r"(?:[A-Za-z]|\\[A-Za-z]+)(?:_\{?\w{1,3}\}?)?'?(?:\^\{?-1\}?)?"
-    r"(?: ?\((?:[A-Za-z]|\\[A-Za-z]+)(?:, ?[A-Za-z]){0,3}\))?"
-    r"|\((?:[A-Za-z](?:_?\d)?)(?:, ?[A-Za-z](?:_?\d)?){1,5}\)"
+    rf"{_LETTER}(?:_\{{?\w{{1,3}}\}}?)?'?(?:\^\{{?-1\}}?)?"  # x, a_n, f', f^{-1}
+    rf"(?: ?\({_LETTER}(?:, ?[A-Za-z]){{0,3}}\))?"  # the arguments in f(x), P(A)
+    rf"|\({_POINT}(?:, ?{_POINT}){{1,5}}\)"  # (x, y), (x_1, x_2)
 )
 _MIRRORED = re.compile(r"([\[\]])([^\[\]()]*[,;][^\[\]()]*)([\[\]])")
 _BUILDER = re.compile(r"\\\{ ?[A-Za-z](?: ?\\in ?\\mathbb\{R\})? ?[|:] ?([^|]+)\\\}")

@@ -204,6 +204,7 @@ WRONG_REPLIES = [
     ("Answer: 1 2 3 4 5 6", "6"),
     ("It cannot be 19", "19"),
     ("It can't be $19$.", "19"),
+    ("He needs over $19$ dollars.", "19"),
     ("The answer is at least $19$.", "19"),
     ("There are at least 19 apples.", "19"),
     ("She needs 19 apples or more.", "19"),
