@@ -5,21 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from rlvr_rewards._counted import GAP, JOINED, denied, joins, last_number
 from rlvr_rewards._notation import plain
 
-__all__ = [
-    "Found",
-    "boxes",
-    "closing",
-    "find",
-    "formula",
-    "formulas",
-    "last_number",
-    "prose",
-    "run",
-    "series",
-    "spoken",
-]
+__all__ = ["Found", "boxes", "choice", "closing", "find", "formula", "formulas", "joined", "prose", "run", "spoken"]
 
 _LONGEST = 100_000  # characters at the end of a reply that are read
 _TAIL = 4000  # of them, without a mark
@@ -37,81 +26,38 @@ _MARKS = (
     r"####|^A:|<answer>",
 )
 _MARK = re.compile(rf"(?:{'|'.join(_MARKS)})[ \t\n]*", re.IGNORECASE | re.MULTILINE)
+# Formulas between dollars or their kin.
 _DISPLAY = re.compile(r"\\\[(.*?)\\\]|\$\$(.*?)\$\$|\\\((.*?)\\\)|(?<!\\)\$((?:[^$\n\\]|\\.)+)\$", re.DOTALL)
 _SPACING = r"(?:\\[()\[\]]|\\quad|\\qquad|\\;|\\,|\s|\$)*"
 _CONJUNCTION = r"(?:,|;|\\?(?:text\s*\{\s*(?:,\s*)?)?\b(and|or)\b\s*\}?)"  # the word may stand in \text{, and}
 _JOINT = re.compile(rf"[\s$,;.]*{_SPACING}{_CONJUNCTION}{_SPACING}(?:[A-Za-z](?:_\{{?\w\}}?)?\s*=\s*)?")
+# A mark that cannot be part of a sentence.
 _DECIDES = re.compile(r".*(?:[:：]\**|####|<answer>|=\**)\s*$", re.DOTALL)
+# What an answer begins with.
 _STARTS = re.compile(r"[*\s]*(?:\$|\\[(\[\w]|[-+−]?\.?\d|[(\[{]|[A-Z]\b)")
+# A percent sign behind a box.
 _BEHIND = re.compile(r"(?:\$|\\\)|\\\]|\s){0,4}(\\?%|percent\b|pct\b)")
+# Two words in a row, a word before a number, or another script.
 _WORDY = re.compile(
     r"(?<![\\A-Za-z{])[A-Za-zÀ-ÿ']{2,},? +(?:[A-Za-zÀ-ÿ']{2,}|[$\\(\d])"
     r"|[\u0400-\u04ff\u0900-\u0dff\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af\u0600-\u06ff]"
 )
 _TEXT = re.compile(r"\\(?:text(?:bf|it|rm)?|[mh]box|mathrm|operatorname)\s*\{[^{}]*\}|\b(?:and|or)\b")
+# A rounded form behind an exact one.
 _APPROXIMATELY = re.compile(
     r",?\s*(?:\(|which\s+is|or|that\s+is)?,?\s*(?:approximately|about|roughly|around|≈|\\approx)\s.*$",
     re.IGNORECASE | re.DOTALL,
 )
-_FREE = r"(?<![A-Za-z\d_.,\\])"  # not within a word, a number or a command
-_TIMES_TEN = r"\s?(?:\\times|\\cdot|×|\*)\s*10\s?\^\s?\{?[-−]?\d{1,3}\}?"
-_NUMBERS = (
-    rf"{_FREE}[-−]?\d[\d,.]{{0,20}}{_TIMES_TEN}",  # 1.9 x 10^3
-    rf"{_FREE}\d+(?:\s?:\s?\d+)+",  # 2:3, 10:30:00
-    rf"{_FREE}(?:[-−]\s?)?(?:\d{{1,3}}(?:,\d{{3}})+(?!\d)|\d+)(?:\.\d+)?",  # 1,234.5
-    r"(?<![\d.])[-−]?\.\d+",  # .5
-    r"[-−]?\\[dt]?frac\s*(?:\{[^{}]*\}\s*\{[^{}]*\}|\d\s*\d)",
-)
-_NUMBER = re.compile("|".join(_NUMBERS))
-_TAILS = (
-    r"\s?\\?%|\s?percent\b|\s?\^\s?\{?\\circ\}?|°",
-    r"\s(?:hundred|thousand|million|billion|trillion|dozen)\b",
-    rf"{_TIMES_TEN}|[eE][+-]?\d{{1,3}}\b",
-    r"\\frac\s*\{\d+\}\s*\{\d+\}| \d+/\d+",  # of a mixed number
-)
-_TAIL_OF_NUMBER = re.compile(rf"(?: ?/ ?\d+(?!\.?\d))?(?:{'|'.join(_TAILS)})?")
-_OPERATOR_BEFORE = (
-    r"[\d)}A-Za-z]\s?[-−–—]|[+*/^×·÷√<>≤≥≠]",
-    r"\\(?:times|cdot|div|pm|le|ge|leq|geq|ne|neq|sqrt)",
-    r"\b(?:sqrt|times|plus|minus|over|between|than)",
-    r"\b(?:not|isn't|never|(?:any|every|no)thing\s+but|all\s+but|except)",
-    r"\b(?:not|isn't|never|except)\s+(?:exactly|equal\s+to|the\s+number)",
-)
-_SPOILS_BEFORE = re.compile(rf"(?:{'|'.join(_OPERATOR_BEFORE)})[\s${{(]*$", re.IGNORECASE)
-# Words that make the number or formula beside them a bound or a denial.
-_BOUND = (
-    r"\b(?:at\s+(?:least|most)|up\s+to|above|below|under|over|beyond)"
-    r"|\b(?:more|less|fewer|greater|larger|smaller|other)\s+than"
-)
-_DENIAL = r"(?:\b(?:not|cannot|never)|n['’]t)(?:\s+(?:be|equal|equal\s+to|exactly|the\s+number|just))*"
-_DENIES_BEFORE = re.compile(rf"(?:{_BOUND}|{_DENIAL})[\s${{(:]*(?:\\[(\[]\s*)?$", re.IGNORECASE)
-_DIRECTION = r"(?:more|less|fewer|greater|larger|smaller|higher|lower|above|below|over|under|up|beyond)"
-_BOUND_AFTER = re.compile(
-    rf"(?:\s?[$)]|\\[)\]])?(?:\s[a-z]+){{0,3}}\s(?:(?:or|and)\s{_DIRECTION}|at\s(?:least|most))\b", re.IGNORECASE
-)
-# What follows makes the number part of a calculation or the quotient of a division with remainder.
-_SPOILS_AFTER = re.compile(
-    r"[!]\s*[^\s]|\s?[Rr]\s?\d|\s?rem(?:ainder)?\b|[\^²³√]|\s?[*×·÷+]|\s?\\(?:sqrt|pi|times|cdot)|\s?π|[A-Za-z]{1,2}(?![a-z])\s*[\^+*/=]|[xyzn]\b"
-)
-_CHANGES = re.compile(
-    r"\s(?:or|factorial|squared|cubed|pi|times|plus|minus)\b|\s?(?:is|was|can|would|could)(?:n't|not|\snot|\sneither)\b"
-    r"|\s?is\s(?:wrong|false|incorrect|impossible|excluded|too)\b",
-    re.IGNORECASE,
-)
+# Signs, numbers, commands and lone letters of mathematics.
 _RUN = re.compile(
     r"(?:\\(?:[dt]?frac|sqrt|pi|cdot|times|div|infty)(?![A-Za-z])|√|[-+*/^(){}\[\]\d.=]"
     r"|(?<![A-Za-z'])[a-z](?![A-Za-z'])| (?=[-+*/^=\\√(\d]))+"
 )
 _BLANKS = re.compile(r" ?\n\s*")
 _BLANK = re.compile(r"[^\S\n]+")
-_GAP = 60  # characters between answers that make one list
 _CHOICE = re.compile(  # (B); "option B", "the correct choice is B"; "B is correct"
     r"\(([A-Z])\)|\b(?:[Oo]ption|[Cc]hoice)\s+(?:is:?\s+)?\**([A-Z])\b"
     r"|(?<![\w(\\])([A-Z])\b\**\s+is\s+(?:the\s+)?(?:correct|right)\b"
-)
-_JOINED = re.compile(
-    r"(?:[\s$,]|\\[()])*(?:,|\b(?:and|or|to|through)\b|、|和|或)(?:[\s$,]|\\[()])*(?:(?:and|or|maybe|perhaps|possibly|also)\s+)*(?:[A-Za-z]\s*=\s*)?[\s$]*",
-    re.IGNORECASE,
 )
 
 
@@ -173,7 +119,7 @@ def joined(reply: str, found: list[tuple[int, int, str]], *, adjacent: bool = Fa
     if inner := boxes(items[0]):
         items[0] = joined(items[0], inner)
     for (_, end, content), (start, _, _) in zip(found[-2::-1], found[:0:-1], strict=True):
-        joint = _JOINT.fullmatch(reply, end, start) if start - end <= _GAP else None
+        joint = _JOINT.fullmatch(reply, end, start) if start - end <= GAP else None
         if joint is None and not (adjacent and not reply[end:start].strip(" $")):
             break
         words.append("or" if joint and joint[1] == "or" else ",")
@@ -189,7 +135,7 @@ def _after(reply: str, at: int) -> str:
     """Give the marked answer that starts here: a formula, or the rest of the line up to its first full stop."""
     rest = reply[at : at + _TAIL]
     shown = _DISPLAY.match(rest)
-    if shown and not _JOINED.match(rest, shown.end()):
+    if shown and not JOINED.match(rest, shown.end()):
         text = next(group for group in shown.groups() if group is not None).strip()
         percent = re.match(r"\s*(\\?%|percent\b)", rest[shown.end() :])
         return text + "\\%" if percent else text
@@ -219,11 +165,11 @@ def formula(text: str) -> str | None:
     number = last_number(text)
     last = shown[-1] if shown else None
     if last is not None and (number is None or number[1] <= last.end()):
-        if _denied(text, last.start(), last.end()):
+        if denied(text, last.start(), last.end()):
             return None
         content = next(group for group in last.groups() if group is not None).strip()
         before = shown[-2] if len(shown) > 1 else None
-        if before is not None and _joins(text, before.end(), last.start()):
+        if before is not None and joins(text, before.end(), last.start()):
             content = next(g for g in before.groups() if g is not None).strip() + " or " + content
         return content
     return number[0] if number else None
@@ -252,60 +198,11 @@ def _without_rounding(text: str) -> str:
     return before if exact and last_number(before) else text
 
 
-def last_number(text: str) -> tuple[str, int] | None:
-    """Give the last number of prose and its end; "" where it is part of a calculation, denied, or one of several."""
-    text = plain(text.replace("**", "  "))
-    found = list(_NUMBER.finditer(text))
-    while found and found[-1][0].startswith("\\") and not any(c.isdigit() for c in found[-1][0]):
-        found.pop()
-    if not found:
-        return None
-    last = found[-1]
-    if len(found) > 1 and re.fullmatch(r" ?/ ?", text[found[-2].end() : last.start()]):
-        found.pop()
-        last = found[-1]
-    if len(found) > 1 and re.fullmatch(r" ?", text[found[-2].end() : last.start()]) and "frac" in last[0]:
-        last = found[-2]
-    tail = _TAIL_OF_NUMBER.match(text, last.end())
-    end = tail.end() if tail else last.end()
-    number = text[last.start() : end]
-    before, after = text[max(0, last.start() - 60) : last.start()], text[end : end + 40]
-    spoiled = _SPOILS_BEFORE.search(before) or _SPOILS_AFTER.match(after) or _CHANGES.match(after)
-    if spoiled or _denied(text, last.start(), end) or _several(text, found):
-        return "", end
-    return number.strip(), end
-
-
-def _denied(text: str, start: int, end: int) -> bool:
-    """Tell whether words around a number or formula make it a bound or deny it."""
-    before, after = text[max(0, start - 60) : start], text[end : end + 60]
-    return bool(_DENIES_BEFORE.search(before) or _BOUND_AFTER.match(after))
-
-
-def _several(text: str, found: list[re.Match[str]]) -> bool:
-    """Tell whether the last number closes an enumeration of different numbers."""
-    items = _enumeration(text, found)
-    return len({re.sub(r"\s|,", "", item) for item in items}) > 1
-
-
-def _joins(text: str, end: int, start: int) -> bool:
-    return start - end <= _GAP and _JOINED.fullmatch(text, end, start) is not None
-
-
-def _enumeration(text: str, found: list[re.Match[str]]) -> list[str]:
-    items = [found[-1][0]]
-    for earlier, later in zip(found[-2::-1], found[:0:-1], strict=True):
-        if not _joins(text, earlier.end(), later.start()):
-            break
-        items.append(earlier[0])
-    return items[::-1]
-
-
 def run(text: str) -> str:
     """Give the last formula of prose that stands there without dollars: "it is 2\\sqrt{3} cm" holds 2\\sqrt{3}."""
     text = plain(text.strip()[-_TAIL:])
     found = [match for match in _RUN.finditer(text) if re.search(r"\d|\\pi", match[0])]
-    if not found or _denied(text, *found[-1].span()):
+    if not found or denied(text, *found[-1].span()):
         return ""
     return found[-1][0].strip(" .,=").rpartition("=")[2].strip()
 
@@ -316,14 +213,6 @@ def choice(text: str) -> str | None:
     if not found:
         return None
     last = found[-1]
-    if len(found) > 1 and _joins(text, found[-2].end(), last.start()) and found[-2][0] != last[0]:
+    if len(found) > 1 and joins(text, found[-2].end(), last.start()) and found[-2][0] != last[0]:
         return ""
-    return "" if _denied(text, *last.span()) else last[1] or last[2] or last[3]
-
-
-def series(text: str) -> str | None:
-    """Give the enumeration of numbers that ends a prose text: "x = 3, x = 5, and x = 7" is 3, 5, 7."""
-    text = plain(text.strip()[-_TAIL:])
-    found = list(_NUMBER.finditer(text))
-    items = _enumeration(text, found) if found else []
-    return ", ".join(items) if len(items) > 1 else None
+    return "" if denied(text, *last.span()) else last[1] or last[2] or last[3]

@@ -8,17 +8,17 @@ several.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rlvr_rewards import _algebra
+from rlvr_rewards._ends import last_side, letters, rounds_to, unit_apart
 from rlvr_rewards._forms import restated, rewriting
 from rlvr_rewards._notation import key, tidy
 from rlvr_rewards._policy import posed_in, restates
 from rlvr_rewards._shapes import Shape, atoms, region, shape, sides
-from rlvr_rewards._units import conversion, measure
+from rlvr_rewards._units import conversion
 from rlvr_rewards._values import Value, agree, number
 from rlvr_rewards._wording import MATH_WORDS, choice, chosen, is_words, same_words
 
@@ -39,8 +39,6 @@ _ASIDE = re.compile(r"(?<=\d) *\((?![^()]*\b(?:not|or|no|wrong|mod)\b)[A-Za-z][A
 
 _DEGREES = re.compile(r"\\circ(?![A-Za-z])|°|\bdeg(?:rees?)?\b")  # tidying drops the sign
 _RADIANS = re.compile(r"(?<![A-Za-z\\])rad(?:ians?|s)?$")
-_LETTERS_ONLY = re.compile(r"\\?[A-Za-z]+'?(?:_\{?\w+\}?)?(?: ?\([^()]*\))?")
-_UNIT_WORDS = re.compile(r"[A-Za-z]{3,}\.?(?:\^\{?\d\}?)?(?:[ /-]+[A-Za-z]{3,}\.?(?:\^\{?\d\}?)?)*")
 
 
 class GoldError(Exception):
@@ -95,7 +93,7 @@ def _exact_kind(gold: str) -> bool:
 
 def _compared(said: Shape, gold: Shape, case: _Case) -> bool | None:
     if said.name and gold.name and said.name != gold.name and gold.kind == said.kind == "atom":
-        return _atom(said.text, gold.text, case) if "=" in gold.text and _letters(sides(gold.text)[1]) else False
+        return _atom(said.text, gold.text, case) if "=" in gold.text and letters(sides(gold.text)[1]) else False
     if gold.kind == "atom" and said.kind == "atom" and not _to_region(gold, said):
         return _atom(said.text, gold.text, case)
     if gold.kind in ("list", "set"):
@@ -224,7 +222,7 @@ def _atom(said: str, gold: str, case: _Case) -> bool | None:
     wanted = number(meant)
     said = _ASIDE.sub("", said)
     if wanted is not None:
-        given = number(_last_side(said, decimal="." in meant), comma=wanted.exact.denominator != 1)
+        given = number(last_side(said, decimal="." in meant), comma=wanted.exact.denominator != 1)
         if given is None or (given.ratio and key(said) != key(meant) and _undivided(said, given, meant, case)):
             return False
         return agree(given, wanted, percent_asked=case.percent_asked)
@@ -236,7 +234,7 @@ def _atom(said: str, gold: str, case: _Case) -> bool | None:
         return _relation(said, gold, case)
     if _INEQUALITY.search(said):
         return False
-    return _expression(_last_side(said), meant, case)
+    return _expression(last_side(said), meant, case)
 
 
 def _undivided(said: str, given: Value, gold: str, case: _Case) -> bool:
@@ -250,45 +248,12 @@ def _is_equation(text: str) -> bool:
     return "=" in text and not sides(text)[0]
 
 
-def _last_side(text: str, *, decimal: bool = False) -> str:
-    """Give what a chain of equations ends in, before it is rounded; a gold decimal is compared with the rounded end.
-
-    An exact end and a rounded one that is not its rounding are two guesses: "".
-    """
-    exact, sign, rounded = (_end(part) for part in text.partition("\\approx"))
-    if not sign or not rounded or number(exact) is not None:
-        return exact
-    value = _algebra.real_value(_unit_apart(exact)[0])
-    if value is None:
-        return rounded if not exact or _LETTERS_ONLY.fullmatch(exact) else exact
-    if (approximate := number(rounded)) is None or not _rounded(value, approximate):
-        return ""
-    return rounded if decimal else exact
-
-
-def _end(text: str) -> str:
-    """Give the last side of equations; of "5 = x" the number."""
-    parts = [part.strip() for part in re.split(r"(?<![<>!\\])=", text) if part.strip()]
-    if len(parts) == 2 and re.fullmatch(r"[A-Za-z]", parts[1]) and number(parts[0]) is not None:
-        return parts[0]
-    return parts[-1] if parts else ""
-
-
-def _rounded(exact: float, said: Value) -> bool:
-    """Tell whether a decimal rounds a number to the digits that it shows."""
-    size = abs(float(said.exact))
-    if said.ratio or not size:
-        return False
-    unit = 10.0 ** (math.floor(math.log10(size)) + 1 - said.digits)
-    return abs(exact - float(said.exact)) <= 0.5000001 * unit
-
-
 def _relation(said: str, gold: str, case: _Case) -> bool | None:
     """Compare equations and inequalities. Where the gold is solved for its only letter, the answer must be as well."""
     if not _RELATION.search(said):
         return False
-    solved, letters = _SOLVED.search(gold), _letters(gold)
-    if solved and len(letters) == 1 and not _SOLVED.search(said):
+    solved = _SOLVED.search(gold)
+    if solved and len(letters(gold)) == 1 and not _SOLVED.search(said):
         return False
     if restates(said, gold, posed=case.posed):
         return False
@@ -300,48 +265,15 @@ def _relation(said: str, gold: str, case: _Case) -> bool | None:
     return case.equal(said, gold)
 
 
-def _letters(text: str) -> set[str]:
-    return set(re.findall(r"(?<![\\A-Za-z])[A-Za-z](?![A-Za-z])", text)) - {"e", "i"}
-
-
 def _expression(said: str, gold: str, case: _Case) -> bool | None:
     if key(said) == key(gold):
         return True
-    (said, ours), (gold, theirs) = _unit_apart(said, beside=gold), _unit_apart(gold, beside=gold)
+    (said, ours), (gold, theirs) = unit_apart(said, beside=gold), unit_apart(gold, beside=gold)
     if not said or any(word not in MATH_WORDS for word in _WORD.findall(said)) or conversion(ours, theirs) != 1:
         return False
-    if _rounds_to(said, gold):
+    if rounds_to(said, gold):
         return True
     if restates(said, gold, posed=case.posed):
         return False
     verdict = _algebra.verdict(said, gold)
     return case.equal(said, gold) if verdict is None else verdict
-
-
-def _unit_apart(text: str, *, beside: str = "") -> tuple[str, str]:
-    """Split an expression from the unit behind it: 12\\sqrt{13} feet. A letter that the gold has is no unit."""
-    best, at = (text, ""), len(text)
-    for _ in range(5):
-        at = text.rfind(" ", 0, at)
-        before, unit = text[:at].rstrip(), text[at + 1 :]
-        if at <= 0 or not re.match("[A-Za-z]", unit):
-            break
-        if not re.search(r"[\w})]$", before):
-            continue
-        command = re.search(r"\\?([A-Za-z]+)$", before)
-        known = measure(unit) is not None and not (len(unit) == 1 and unit in _letters(beside))
-        words = _UNIT_WORDS.fullmatch(unit) and not MATH_WORDS & set(re.findall("[a-z]+", unit))
-        if (known or words) and not (command and command[1] in MATH_WORDS):
-            best = (before, unit)
-    return best
-
-
-def _rounds_to(said: str, gold: str) -> bool:
-    """Tell whether a long decimal is a real constant rounded."""
-    value = number(said)
-    if value is None or value.digits < 6 or value.decimals < 4:
-        return False
-    exact = _algebra.real_value(gold)
-    if exact is None or value.digits > 15:
-        return False
-    return abs(exact - float(value.size)) * 10**value.decimals <= 0.5000001

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from rlvr.types import Grade, Rollout, Task, Ungraded, Verdict
-from rlvr_rewards import _answer, _compare, _symbolic
+from rlvr_rewards import _answer, _compare, _counted, _symbolic
 from rlvr_rewards._notation import key, tidy
 from rlvr_rewards._shapes import Shape, is_real_line, shape, sides
 from rlvr_rewards._values import number
@@ -159,7 +159,7 @@ def _reading(said: str, gold: str, found: _answer.Found | None) -> str:
     read = _answer.formula(said) or ""
     if not read and meant.kind == "atom" and number(sides(meant.text)[1]) is None:
         read = _answer.run(said)
-    if meant.kind in ("list", "set", "tuple") and (listed := _answer.series(said)):
+    if meant.kind in ("list", "set", "tuple") and (listed := _counted.series(said)):
         read = listed if "," not in read else read
     return read if len(read) <= limit else ""
 
