@@ -1,7 +1,7 @@
 """Judge final answers in mathematics: find the answer, compare it exactly where a rule can, else by computer algebra.
 
 A reply gets one guess. A gold that is a plain number wants a literal number, and a form that leaves the work undone
-("5!", "2 + 3", an integral) is no answer. math-verify and sympy run in processes that can be killed (`_symbolic`); a
+("5!", "2 + 3", an integral) is no answer. math-verify and sympy run in processes that can be killed (`symbolic`); a
 reply that makes them slow, large or crash is wrong where the gold does not.
 """
 
@@ -13,12 +13,12 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from rlvr.types import Grade, Rollout, Task, Ungraded, Verdict
-from rlvr_rewards import _answer, _compare, _counted, _symbolic
-from rlvr_rewards._notation import key, tidy
-from rlvr_rewards._shapes import Shape, is_real_line, shape, sides
-from rlvr_rewards._values import number
-from rlvr_rewards._wording import is_name
 from rlvr_rewards.abstention import abstains
+from rlvr_rewards.mathematics import answer, compare, counted, symbolic
+from rlvr_rewards.mathematics.notation import key, tidy
+from rlvr_rewards.mathematics.shapes import Shape, is_real_line, shape, sides
+from rlvr_rewards.mathematics.values import number
+from rlvr_rewards.mathematics.wording import is_name
 
 __all__ = ["Math"]
 
@@ -51,13 +51,13 @@ class Math:
         golds = _golds(task.truth)
         if not golds:
             return _ungraded(f"the truth of task {task.id} holds no answer")
-        found = _answer.find(rollout.reply)
+        found = answer.find(rollout.reply)
         parts = {"format": float(found is not None and bool(found.text))}
-        said = found.text if found is not None else "" if self._marked_only else _answer.spoken(rollout.reply)
+        said = found.text if found is not None else "" if self._marked_only else answer.spoken(rollout.reply)
         readings = [_reading(said, gold, found) for gold in golds]
         asked = _asked(task)
         pairs, right = _exactly(list(zip(readings, golds, strict=True)), asked)
-        statement = tidy(found.text[:_LONGEST]) if found is not None else _answer.closing(rollout.reply)
+        statement = tidy(found.text[:_LONGEST]) if found is not None else answer.closing(rollout.reply)
         # Whether a reply abstains never hangs on whether its guess is right: a hedge must not be a free try.
         if abstains(statement) and not (right and any(abstains(tidy(gold)) for gold in golds)):
             return Grade(verdict=Verdict.ABSTAINED, score=0.0, parts=parts, why="the reply abstains")
@@ -74,7 +74,7 @@ class Math:
 
     def warm_up(self) -> None:
         """Start the symbolic worker, whose imports no reply should pay for. Errors: RlvrError where it cannot start."""
-        _symbolic.warm_up()
+        symbolic.warm_up()
 
     def gold(self, task: Task) -> str:
         """Write a reply that earns CORRECT. Errors: ValueError where the truth holds no answer."""
@@ -88,7 +88,7 @@ def _exactly(pairs: Sequence[tuple[str, str]], asked: _Asked) -> tuple[list[tupl
     """Decide (reading, gold) pairs by rules alone: those that are left open, and whether one is right."""
     left = []
     for said, gold in pairs:
-        result = _compare.same(said, gold, equal=_unknown, percent_asked=asked.percent_asked, posed=asked.posed)
+        result = compare.same(said, gold, equal=_unknown, percent_asked=asked.percent_asked, posed=asked.posed)
         if result:
             return [], True
         if result is None:
@@ -103,13 +103,13 @@ def _unknown(said: str, gold: str) -> None:
 def _worked(pairs: Sequence[tuple[str, str]], task: str, asked: _Asked) -> bool | str | Ungraded:
     """Let the worker decide: right or not, or how the answer broke it, or our failure."""
     try:
-        verdicts = _symbolic.ask(pairs, percent_asked=asked.percent_asked, posed=asked.posed)
-        if not isinstance(verdicts, _symbolic.Overrun):
+        verdicts = symbolic.ask(pairs, percent_asked=asked.percent_asked, posed=asked.posed)
+        if not isinstance(verdicts, symbolic.Overrun):
             if True in verdicts or None not in verdicts:
                 return True in verdicts
             return _ungraded(f"the gold {_short(pairs[verdicts.index(None)][1])} of task {task} cannot be parsed")
         bad = next((gold for _, gold in pairs if not _passes(gold)), None)
-    except _symbolic.WorkerLostError as error:
+    except symbolic.WorkerLostError as error:
         return _ungraded(str(error))
     if bad is not None:
         return _ungraded(
@@ -121,8 +121,8 @@ def _worked(pairs: Sequence[tuple[str, str]], task: str, asked: _Asked) -> bool 
 @lru_cache(maxsize=4096)
 def _passes(gold: str) -> bool:
     """Tell whether the worker can compare a gold with itself. Errors: WorkerLostError."""
-    verdicts = _symbolic.ask([("", gold)], check=True)
-    return not isinstance(verdicts, _symbolic.Overrun) and verdicts[0] is True
+    verdicts = symbolic.ask([("", gold)], check=True)
+    return not isinstance(verdicts, symbolic.Overrun) and verdicts[0] is True
 
 
 def _golds(truth: object) -> list[str]:
@@ -138,28 +138,28 @@ def _golds(truth: object) -> list[str]:
 @lru_cache(maxsize=4096)
 def _unwrapped(gold: str) -> str:
     """Take a gold out of its solution: the boxes, what follows ####, or the marked answer."""
-    if found := _answer.boxes(gold):
-        return _answer.joined(gold, found, adjacent=True)
-    marked = _answer.find(gold)
+    if found := answer.boxes(gold):
+        return answer.joined(gold, found, adjacent=True)
+    marked = answer.find(gold)
     return (marked.text if marked is not None and marked.text else gold).strip()
 
 
-def _reading(said: str, gold: str, found: _answer.Found | None) -> str:
+def _reading(said: str, gold: str, found: answer.Found | None) -> str:
     """Read one answer from what was said, as the kind of gold suggests: a name, a list, a formula or a number."""
     said = said.strip()
     marked = found is not None
     if found is not None and not found.boxed and said.endswith("!") and "!" not in gold:
         said = said[:-1]
     limit = max(_LONGEST, 2 * len(gold) + 100)
-    if not _answer.prose(said) or (len(said) <= limit and _whole(tidy(said), tidy(gold))):
+    if not answer.prose(said) or (len(said) <= limit and _whole(tidy(said), tidy(gold))):
         return said if len(said) <= limit else ""
     meant = _shape_of(gold)
     if meant.kind == "atom" and is_name(meant.text):
         return _named(said, meant.text, limit=limit, marked=marked)
-    read = _answer.formula(said) or ""
+    read = answer.formula(said) or ""
     if not read and meant.kind == "atom" and number(sides(meant.text)[1]) is None:
-        read = _answer.run(said)
-    if meant.kind in ("list", "set", "tuple") and (listed := _counted.series(said)):
+        read = answer.run(said)
+    if meant.kind in ("list", "set", "tuple") and (listed := counted.series(said)):
         read = listed if "," not in read else read
     return read if len(read) <= limit else ""
 
@@ -172,12 +172,12 @@ def _whole(said: str, gold: str) -> bool:
 def _named(said: str, gold: str, *, limit: int, marked: bool) -> str:
     """Read a name or a choice: the marked words, else the last choice in parentheses, else the last statement."""
     if len(gold) == 1 or gold.startswith("("):
-        choice = _answer.choice(said)
+        choice = answer.choice(said)
         if choice is not None:
             return choice
     if gold.lower() in ("yes", "no") and (decided := re.match(r"(yes|no)\b[,.]", said, re.IGNORECASE)):
         return decided[1]
-    statement = said if marked else _answer.closing(said)
+    statement = said if marked else answer.closing(said)
     return statement if len(statement) <= limit else ""
 
 
@@ -193,7 +193,7 @@ def _asked(task: Task) -> _Asked:
 
 @lru_cache(maxsize=1024)
 def _asked_in(prompt: str) -> _Asked:
-    formulas = dict.fromkeys(tidy(one) for one in _answer.formulas(prompt))
+    formulas = dict.fromkeys(tidy(one) for one in answer.formulas(prompt))
     return _Asked(bool(_PERCENT.search(prompt)), "\n".join([tidy(prompt), *formulas]))
 
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from rlvr.testing import JUNK, rollout, task
 from rlvr.types import Grade, Ungraded
-from rlvr_rewards import _symbolic
 from rlvr_rewards.math import Math
+from rlvr_rewards.mathematics import symbolic
 
 # Right, unlike its gold in form, and beyond the exact rules: the worker must be asked.
 SYMBOLIC = ("\\boxed{\\frac{1}{\\cos x}}", "\\sec x")
@@ -28,10 +28,10 @@ PATIENCE_S = 20.0  # a machine that other work starves
 @pytest.fixture(scope="module", autouse=True)
 def worker() -> Iterator[None]:
     patient = pytest.MonkeyPatch()
-    patient.setattr(_symbolic, "_WALL_S", PATIENCE_S)
+    patient.setattr(symbolic, "_WALL_S", PATIENCE_S)
     Math().warm_up()
     yield
-    _symbolic.close()
+    symbolic.close()
     patient.undo()
 
 
@@ -46,8 +46,8 @@ def verdict(reply: str, truth: object) -> str:
 
 
 def server() -> int:
-    assert _symbolic._worker is not None
-    return _symbolic._worker._process.pid
+    assert symbolic._worker is not None
+    return symbolic._worker._process.pid
 
 
 def children(pid: int) -> list[int]:
@@ -120,12 +120,12 @@ def test_a_gold_that_exhausts_the_worker_is_our_failure() -> None:
 
 @pytest.mark.slow  # two workers start
 def test_a_request_that_needs_much_memory_ends_the_child_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    _symbolic.close()
-    monkeypatch.setattr(_symbolic, "_MEMORY", 1 << 22)
-    outcome = _symbolic.ask([("\\sin(x)+" * 40 + "1", "\\binom{400}{200}^{99}x^{9999}")])
-    assert isinstance(outcome, _symbolic.Overrun | list)
+    symbolic.close()
+    monkeypatch.setattr(symbolic, "_MEMORY", 1 << 22)
+    outcome = symbolic.ask([("\\sin(x)+" * 40 + "1", "\\binom{400}{200}^{99}x^{9999}")])
+    assert isinstance(outcome, symbolic.Overrun | list)
     monkeypatch.undo()
-    _symbolic.close()
+    symbolic.close()
     assert verdict(*SYMBOLIC) == "CORRECT"
 
 
@@ -139,7 +139,7 @@ def test_a_kill_from_outside_is_mended(whom: str) -> None:
 
 def test_a_server_that_answers_late_is_replaced() -> None:
     assert verdict(*SYMBOLIC) == "CORRECT"
-    worker = _symbolic._worker
+    worker = symbolic._worker
     assert worker is not None
     while worker._idle:
         worker._idle.pop().sock.close()
@@ -156,7 +156,7 @@ def test_two_kills_leave_a_reply_ungraded() -> None:
 
     def assassin() -> None:
         while not done.is_set():
-            for pid in children(server()) if _symbolic._worker else []:
+            for pid in children(server()) if symbolic._worker else []:
                 os.kill(pid, signal.SIGKILL)
             time.sleep(0.002)
 
@@ -193,12 +193,12 @@ def run(script: str) -> subprocess.CompletedProcess[str]:
 SETUP = """
 import os, sys, signal
 from rlvr.testing import task, rollout
-from rlvr_rewards import _symbolic
+from rlvr_rewards.mathematics import symbolic
 from rlvr_rewards.math import Math
 def judged():
     grade = Math().grade(task("q", r"\\sec x"), rollout(r"\\boxed{\\frac{1}{\\cos x}}"))
     return str(getattr(grade, "verdict", grade))
-print(judged(), _symbolic._worker._process.pid, flush=True)
+print(judged(), symbolic._worker._process.pid, flush=True)
 """
 
 
@@ -208,10 +208,10 @@ def test_a_fork_of_the_owner_gets_a_worker_of_its_own() -> None:
         SETUP
         + """
 if os.fork() == 0:
-    print(judged(), _symbolic._worker._process.pid, flush=True)
+    print(judged(), symbolic._worker._process.pid, flush=True)
     os._exit(0)
 os.wait()
-print(judged(), _symbolic._worker._process.pid, flush=True)
+print(judged(), symbolic._worker._process.pid, flush=True)
 """
     )
     done = run(script)
@@ -231,7 +231,7 @@ def test_the_worker_goes_with_its_owner(end: str) -> None:
 
 
 def test_nothing_is_left_behind() -> None:
-    _symbolic.close()
+    symbolic.close()
     assert verdict(*SYMBOLIC) == "CORRECT"
     files, processes = len(os.listdir("/proc/self/fd")), len(children(os.getpid()))
     for turn in range(40):

@@ -65,10 +65,10 @@ def _exactly(sock: socket.socket, size: int) -> bytes:
 def main(fd: int, parent: int, memory: int) -> None:
     """Serve forks on the socket `fd` until it closes or the parent is gone. `memory` is what a child may add, bytes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    from rlvr_rewards import _symbolic_leaf
+    from rlvr_rewards.mathematics import symbolic_leaf
 
     for text in _WARM:
-        _symbolic_leaf.equal(text, text)
+        symbolic_leaf.equal(text, text)
     gc.collect()
     gc.freeze()
     with socket.socket(fileno=fd) as control:
@@ -182,13 +182,13 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _judged(said: str, gold: str, request: dict[str, Any]) -> bool | None:
-    from rlvr_rewards import _compare, _symbolic_leaf
+    from rlvr_rewards.mathematics import compare, symbolic_leaf
 
     try:
         if request["check"]:
-            _compare.check(gold, evaluate=_symbolic_leaf.evaluate)
+            compare.check(gold, evaluate=symbolic_leaf.evaluate)
             return True
         asked, posed = request["percent_asked"], request["posed"]
-        return _compare.same(said, gold, equal=_symbolic_leaf.equal, percent_asked=asked, posed=posed)
-    except _compare.GoldError:
+        return compare.same(said, gold, equal=symbolic_leaf.equal, percent_asked=asked, posed=posed)
+    except compare.GoldError:
         return None

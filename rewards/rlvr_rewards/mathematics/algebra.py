@@ -14,7 +14,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
 
-from rlvr_rewards._expression import Node, UnknownForm, names, tree
+from rlvr_rewards.mathematics.expression import Node, UnknownForm, names, tree
 
 __all__ = ["differ", "multiples", "real_value", "verdict"]
 

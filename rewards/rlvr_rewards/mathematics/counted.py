@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from rlvr_rewards._notation import plain
+from rlvr_rewards.mathematics.notation import plain
 
 __all__ = ["GAP", "JOINED", "denied", "joins", "last_number", "series"]
 
@@ -97,6 +97,7 @@ def _several(text: str, found: list[re.Match[str]]) -> bool:
 
 
 def joins(text: str, end: int, start: int) -> bool:
+    """Tell whether what stands between two answers makes one list of them."""
     return start - end <= GAP and JOINED.fullmatch(text, end, start) is not None
 
 

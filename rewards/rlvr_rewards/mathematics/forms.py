@@ -11,8 +11,8 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from rlvr_rewards import _algebra
-from rlvr_rewards._expression import Node, UnknownForm, tree
+from rlvr_rewards.mathematics import algebra
+from rlvr_rewards.mathematics.expression import Node, UnknownForm, tree
 
 __all__ = ["restated", "rewriting"]
 
@@ -51,7 +51,7 @@ def restated(said: str, gold: str, *, posed: str) -> bool:
 def rewriting(posed: str, gold: str) -> bool:
     """Tell whether a task's formulas hold the gold in another form."""
     theirs = _form(gold)
-    return any(form != theirs and _algebra.verdict(text, gold) for form, text in _posed(posed).items())
+    return any(form != theirs and algebra.verdict(text, gold) for form, text in _posed(posed).items())
 
 
 @lru_cache(maxsize=256)

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from rlvr_rewards._notation import key
+from rlvr_rewards.mathematics.notation import key
 
 __all__ = ["Shape", "atoms", "is_real_line", "region", "shape", "sides"]
 

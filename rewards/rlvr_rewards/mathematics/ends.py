@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import re
 
-from rlvr_rewards import _algebra
-from rlvr_rewards._units import measure
-from rlvr_rewards._values import Value, number
-from rlvr_rewards._wording import MATH_WORDS
+from rlvr_rewards.mathematics import algebra
+from rlvr_rewards.mathematics.units import measure
+from rlvr_rewards.mathematics.values import Value, number
+from rlvr_rewards.mathematics.wording import MATH_WORDS
 
 __all__ = ["last_side", "letters", "rounds_to", "unit_apart"]
 
@@ -24,7 +24,7 @@ def last_side(text: str, *, decimal: bool = False) -> str:
     exact, sign, rounded = (_end(part) for part in text.partition("\\approx"))
     if not sign or not rounded or number(exact) is not None:
         return exact
-    value = _algebra.real_value(unit_apart(exact)[0])
+    value = algebra.real_value(unit_apart(exact)[0])
     if value is None:
         return rounded if not exact or _LETTERS_ONLY.fullmatch(exact) else exact
     if (approximate := number(rounded)) is None or not _rounded(value, approximate):
@@ -72,7 +72,7 @@ def rounds_to(said: str, gold: str) -> bool:
     value = number(said)
     if value is None or value.digits < 6 or value.decimals < 4:
         return False
-    exact = _algebra.real_value(gold)
+    exact = algebra.real_value(gold)
     if exact is None or value.digits > 15:
         return False
     return abs(exact - float(value.size)) * 10**value.decimals <= 0.5000001

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from rlvr_rewards._forms import restated
+from rlvr_rewards.mathematics.forms import restated
 
 __all__ = ["posed_in", "restates"]
 

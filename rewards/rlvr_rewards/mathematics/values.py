@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from rlvr_rewards._units import conversion, measure
+from rlvr_rewards.mathematics.units import conversion, measure
 
 __all__ = ["NUMBER_WORD", "UNIT_WORD", "Value", "agree", "number"]
 

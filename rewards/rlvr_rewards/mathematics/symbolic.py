@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlvr.errors import RlvrError
-from rlvr_rewards._symbolic_server import receive, send
+from rlvr_rewards.mathematics.symbolic_server import receive, send
 
 __all__ = ["Overrun", "WorkerLostError", "ask", "close", "warm_up"]
 
@@ -32,7 +32,7 @@ _REQUESTS = 200  # that one child answers: caches of sympy grow
 _AT_ONCE = 8
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from rlvr_rewards._symbolic_server import main; main(int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))"
+    "from rlvr_rewards.mathematics.symbolic_server import main; main(*map(int, sys.argv[2:5]))"
 )
 _FROM_OUTSIDE = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}
 _OUT_OF_TIME = {-signal.SIGPROF, -signal.SIGXCPU}

@@ -12,15 +12,15 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rlvr_rewards import _algebra
-from rlvr_rewards._ends import last_side, letters, rounds_to, unit_apart
-from rlvr_rewards._forms import restated, rewriting
-from rlvr_rewards._notation import key, tidy
-from rlvr_rewards._policy import posed_in, restates
-from rlvr_rewards._shapes import Shape, atoms, region, shape, sides
-from rlvr_rewards._units import conversion
-from rlvr_rewards._values import Value, agree, number
-from rlvr_rewards._wording import MATH_WORDS, choice, chosen, is_words, same_words
+from rlvr_rewards.mathematics import algebra
+from rlvr_rewards.mathematics.ends import last_side, letters, rounds_to, unit_apart
+from rlvr_rewards.mathematics.forms import restated, rewriting
+from rlvr_rewards.mathematics.notation import key, tidy
+from rlvr_rewards.mathematics.policy import posed_in, restates
+from rlvr_rewards.mathematics.shapes import Shape, atoms, region, shape, sides
+from rlvr_rewards.mathematics.units import conversion
+from rlvr_rewards.mathematics.values import Value, agree, number
+from rlvr_rewards.mathematics.wording import MATH_WORDS, choice, chosen, is_words, same_words
 
 __all__ = ["Equal", "GoldError", "check", "same"]
 
@@ -259,7 +259,7 @@ def _relation(said: str, gold: str, case: _Case) -> bool | None:
         return False
     ours, theirs = said.split("="), gold.split("=")
     if len(ours) == len(theirs) == 2 and not _INEQUALITY.search(said + gold):
-        multiples = _algebra.multiples((ours[0], ours[1]), (theirs[0], theirs[1]))
+        multiples = algebra.multiples((ours[0], ours[1]), (theirs[0], theirs[1]))
         if multiples is not None:
             return multiples
     return case.equal(said, gold)
@@ -275,5 +275,5 @@ def _expression(said: str, gold: str, case: _Case) -> bool | None:
         return True
     if restates(said, gold, posed=case.posed):
         return False
-    verdict = _algebra.verdict(said, gold)
+    verdict = algebra.verdict(said, gold)
     return case.equal(said, gold) if verdict is None else verdict

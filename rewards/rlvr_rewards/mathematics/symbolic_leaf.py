@@ -14,7 +14,7 @@ import sympy
 from math_verify import LatexExtractionConfig, parse, verify
 from sympy.core.relational import Relational
 
-from rlvr_rewards._compare import GoldError
+from rlvr_rewards.mathematics.compare import GoldError
 
 __all__ = ["equal", "evaluate"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from rlvr_rewards._counted import GAP, JOINED, denied, joins, last_number
-from rlvr_rewards._notation import plain
+from rlvr_rewards.mathematics.counted import GAP, JOINED, denied, joins, last_number
+from rlvr_rewards.mathematics.notation import plain
 
 __all__ = ["Found", "boxes", "choice", "closing", "find", "formula", "formulas", "joined", "prose", "run", "spoken"]
 

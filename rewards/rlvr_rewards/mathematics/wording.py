@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from rlvr_rewards._values import number
+from rlvr_rewards.mathematics.values import number
 
 __all__ = ["MATH_WORDS", "choice", "chosen", "is_name", "is_words", "same_words"]
 
@@ -66,6 +66,7 @@ def _letters(text: str) -> set[str]:
 
 
 def is_words(text: str) -> bool:
+    """Tell whether a text is words, as against a formula of letters."""
     words = re.findall(r"[A-Za-z]+", text)
     if not re.fullmatch(r"\\?[A-Za-z][A-Za-z '.:\d-]*", text) or not any(len(w) >= 3 for w in words):
         return bool(re.fullmatch(r"\d{1,2}(?::\d\d){1,2} ?[ap]\.? ?m\.?.*", text, re.IGNORECASE)) or text.lower() in (

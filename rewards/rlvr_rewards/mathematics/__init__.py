@@ -1,0 +1,1 @@
+"""What `math` is made of: finding answers, comparing them exactly, and computer algebra that can be killed."""
