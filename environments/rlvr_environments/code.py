@@ -60,8 +60,13 @@ class Problem:
     def truth(self) -> dict[str, Any]:
         """Compute the test cases, whose inputs follow from the question alone, and add the solution."""
         rng = random.Random(self.question)
-        inputs = [_INPUTS[self.form.argument](rng) for _ in range(_CASES)]
-        cases = [{"args": [value], "expected": self.form.compute(value, *self.values)} for value in inputs]
+        cases: list[dict[str, Any]] = []
+        while len(cases) < _CASES:
+            value = _INPUTS[self.form.argument](rng)
+            expected = self.form.compute(value, *self.values)
+            # Neither the argument itself, nor nothing, nor one answer to all may be right.
+            if expected not in (value, [], "") and (not cases or expected != cases[0]["expected"]):
+                cases.append({"args": [value], "expected": expected})
         return {"type": "call", "fn": "f", "cases": cases, "timeout_s": 2.0, "solution": self.solution}
 
     @property
@@ -77,7 +82,7 @@ _INPUTS: dict[str, Callable[[random.Random], Any]] = {
     "x": lambda rng: rng.randint(-99, 999),
     # Every letter is there, so that no replacement is without effect.
     "s": lambda rng: "".join(rng.sample("abcdefghij", k=10)) + "".join(rng.choices("abcdefghij", k=rng.randint(0, 4))),
-    "xs": lambda rng: [rng.randint(-99, 199) for _ in range(rng.randint(6, 10))],
+    "xs": lambda rng: [rng.randint(-99, 399) for _ in range(rng.randint(6, 10))],
 }
 _WORDS = (
     "apple", "bird", "cloud", "door", "east", "fish", "green", "hello", "iron", "jump",

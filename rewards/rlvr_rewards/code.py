@@ -24,6 +24,7 @@ __all__ = ["Code"]
 
 _BOUNDARY = "reward:code"
 _LONGEST = 2**22  # characters of a reply; nothing longer is a program that somebody wrote
+_SEARCHED = 2**18  # characters at the end of a reply that holds no program
 _PACKAGES = ("numpy", "sympy", "mpmath")
 
 
@@ -82,7 +83,7 @@ class Code:
             return Grade(verdict=Verdict.WRONG, score=0.0, parts={"format": 0.0}, why="the reply is too long")
         program = program_in(rollout.reply, name=wanted_name(tests))
         if program is None:
-            abstaining = abstains(rollout.reply)
+            abstaining = abstains(rollout.reply[-_SEARCHED:])
             verdict = Verdict.ABSTAINED if abstaining else Verdict.WRONG
             why = "the reply abstains" if abstaining else "the reply holds no program"
             return Grade(verdict=verdict, score=0.0, parts={"format": 0.0}, why=why)
@@ -177,7 +178,14 @@ class _Worker:
 
 
 _pools: weakref.WeakSet[_Pool] = weakref.WeakSet()
-os.register_at_fork(after_in_child=lambda: [pool.after_fork() for pool in list(_pools)])
+
+
+def _after_fork() -> None:
+    for pool in list(_pools):
+        pool.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 class _Pool:

@@ -36,10 +36,11 @@ def test_the_solution_of_every_wording_computes_what_is_expected(kind: str) -> N
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_constant_and_no_copy_of_the_argument_is_right(kind: str) -> None:
     for form in KINDS[kind]:
-        for problem in islice(form.problems(), 40):
+        for problem in form.problems():
             cases = problem.truth["cases"]
             assert len({str(case["expected"]) for case in cases}) > 1, problem.question
-            assert any(case["expected"] != case["args"][0] for case in cases), problem.question
+            assert all(case["expected"] != case["args"][0] for case in cases), problem.question
+            assert all(case["expected"] not in ([], "") for case in cases), problem.question
 
 
 def test_the_gold_reply_is_short_and_earns_correct() -> None:

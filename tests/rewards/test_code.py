@@ -379,53 +379,6 @@ def test_a_result_that_claims_to_hold_everything_is_no_answer(best: Code) -> Non
     assert verdict(best, "def f(x):\n    return {7: x}", tests) == "CORRECT"
 
 
-NESTED = "def g(n):\n    xs = []\n    for _ in range(n):\n        xs = [xs]\n    return xs\ndef f(x):\n    return 1\n"
-HUGE = "def g(*a):\n    return (1 << 2**20) - 1\nf = g"
-
-
-@pytest.mark.parametrize(
-    ("source", "test", "prelude"),
-    [
-        (NESTED, "assert f(g(150)) == 2", ""),
-        (NESTED, "assert f([g(99)]) == 2", ""),
-        (HUGE, "assert f(g(1) + g(1)) == 2", ""),
-        ("def helper():\n    return 0\nf = helper", "assert f() == 1", "V = 1 / helper()"),
-        ("V = 0\ndef f():\n    return 0", "assert f() == 1", "W = 1 / V"),
-    ],
-)
-def test_a_program_cannot_choose_to_be_ungraded(best: Code, source: str, test: str, prelude: str) -> None:
-    assert verdict(best, source, {"type": "assert", "tests": [test], "prelude": prelude}) == "WRONG"
-
-
-SAYS_YES = "isclose = allclose = sqrt = lambda *a, **k: True\nclass np:\n    allclose = allclose\n"
-
-
-@pytest.mark.parametrize(
-    "test",
-    ["assert isclose(f(2), 1.5)", "x = f(2)\nassert isclose(x, 1.5)", "assert np.allclose(f(2), 1.5)",
-     "assert allclose(f(2), 1.5)", "assert f(2) == sqrt(2.25)"],
-)  # fmt: skip
-def test_what_tests_forgot_to_import_never_comes_from_the_program(best: Code, test: str) -> None:
-    truth = {"type": "assert", "tests": [test]}
-    assert verdict(best, SAYS_YES + "def f(x):\n    return True", truth) == "WRONG"
-    assert verdict(best, "def f(x):\n    return 1.5", truth) == "CORRECT"
-
-
-def test_a_tested_function_may_have_the_name_of_a_library_function(best: Code) -> None:
-    truth = {"type": "assert", "tests": ["assert factorial(3) == 6", "assert factorial(4) == 24"]}
-    assert verdict(best, "def factorial(n):\n    return n and 6 if n < 4 else 24", truth) == "CORRECT"
-    assert verdict(best, "def factorial(n):\n    return 6", truth) == "WRONG"
-    truth["entry_point"] = "factorial"
-    assert verdict(best, "def factorial(n):\n    return 6", truth) == "WRONG"
-
-
-def test_a_module_getattr_defines_no_name(best: Code) -> None:
-    truth = {"type": "assert", "tests": ["assert f(1) == 2 and missing(3) == 4"]}
-    source = "def __getattr__(name):\n    return lambda x: x + 1\n"
-    assert verdict(best, source, truth) == "WRONG"
-    assert verdict(best, source + "f = missing = __getattr__('')", truth) == "CORRECT"
-
-
 def test_a_fork_while_another_thread_holds_the_locks_does_not_hang() -> None:
     code = Code()
     with levels._lock, code._pool._lock:

@@ -151,3 +151,24 @@ def test_the_same_output(output: str, expected: str) -> None:
 )
 def test_another_output(output: str, expected: str) -> None:
     assert not same_output(output, expected)
+
+
+@pytest.mark.parametrize(
+    ("output", "expected", "same"),
+    [
+        ("0", "1e-9", False),
+        ("0", "0.0000009", False),
+        ("0", "0.000001", False),
+        ("9e999", "8e999", False),
+        ("9.0e999", "8.0e999", False),
+        ("120e3", "12e4", False),
+        ("0.000001", "1e-06", True),
+        ("0.3333333", "0.333333", True),
+        ("0.0", "0.000000", True),
+        ("*\n***", " *\n***", False),
+        (" *\n***", " *\n***\n", True),
+        ("1 2\n3", "  1  2\n  3", True),
+    ],
+)
+def test_small_and_huge_numbers_digests_and_drawings(output: str, expected: str, same: bool) -> None:
+    assert same_output(output, expected) is same

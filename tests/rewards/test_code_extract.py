@@ -78,3 +78,13 @@ def test_hostile_text_is_read_in_linear_time(text: str) -> None:
     started = time.process_time()
     program_in(text, name="f")
     assert time.process_time() - started < 1.5
+
+
+def test_the_end_of_a_very_long_reply_is_searched() -> None:
+    started = time.monotonic()
+    for line in ("\n", "```\n", "x y\n", "`" * 50 + "\n"):
+        text = line * (2**21 // len(line))
+        program_in(text)
+        assert program_in(text + "```python\ndef f(): pass\n```\n") == "def f(): pass\n"
+    assert program_in("<think>" + "x = 1\n" * 2**17) is None
+    assert time.monotonic() - started < 3

@@ -7,7 +7,9 @@ data of bounded size, never more, and raises `WireError` for all else. Standard 
 from __future__ import annotations
 
 import base64
+import collections
 import datetime
+import functools
 import itertools
 import json
 from collections import deque
@@ -22,6 +24,7 @@ MAX_BYTES = 16 * 2**20  # of one message
 MAX_ITEMS = 2**20  # values in one message
 MAX_DEPTH = 100
 _MAX_BITS = 2**20  # of an integer
+_MOST_FIELDS = 64
 _SMALL = 2**62
 _SUSPICIOUS = 512  # elements from which a set or dict is checked for colliding hashes
 
@@ -87,8 +90,11 @@ def loads(data: bytes, *, handle: Callable[[Any], Any] | None = None, bounded: b
 
     def tagged(fields: list[tuple[str, Any]]) -> Any:
         if len(fields) != 1 or fields[0][0] not in _READERS:
-            if len(fields) == 1 and fields[0][0] == "h" and handle is not None:
-                return handle(fields[0][1])
+            if len(fields) == 1 and handle is not None:
+                if fields[0][0] == "h":
+                    return handle(fields[0][1])
+                if fields[0][0] in _RICHER:
+                    return _RICHER[fields[0][0]](fields[0][1])
             raise WireError("an unknown tag")
         tag, content = fields[0]
         return _READERS[tag](content)
@@ -144,6 +150,10 @@ def _rarer(value: Any, other: Callable[[Any], Any] | None, as_list: bool, depth:
         return {"E": [value.days, value.seconds, value.microseconds]}
     if (kind.__module__ or "").partition(".")[0] == "numpy" and hasattr(value, "tolist"):
         return again(value.tolist())
+    if other is not None:
+        for base, tag, content in _RICH:
+            if isinstance(value, base) and (tag != "n" or hasattr(kind, "_fields")):
+                return {tag: [again(part) for part in content(value)]}
     for base, convert in _BASES:
         if isinstance(value, base):
             return again(convert(value))
@@ -174,6 +184,18 @@ def _ints(content: Any, *, count: int, bits: int = _MAX_BITS) -> list[int]:
     return content
 
 
+def _named_tuple(content: Any) -> Any:
+    names, items = _list(content) if len(_list(content)) == 2 else ((), ())
+    if type(names) is not tuple or len(names) > _MOST_FIELDS or any(type(name) is not str for name in names):
+        raise WireError("names of fields expected")
+    return _type_of(names)._make(_list(items))
+
+
+@functools.lru_cache(maxsize=256)
+def _type_of(names: tuple[str, ...]) -> Any:
+    return collections.namedtuple("Result", names)
+
+
 def _list(content: Any) -> list[Any]:
     if type(content) is not list:
         raise WireError("a list expected")
@@ -194,6 +216,12 @@ def _dict(content: Any) -> dict[Any, Any]:
         raise WireError("pairs expected")
     _hashable([pair[0] for pair in pairs])
     return {pair[0]: pair[1] for pair in pairs}
+
+
+def _dicts(content: Any) -> list[dict[Any, Any]]:
+    if len(_list(content)) != 1 or type(content[0]) is not dict:
+        raise WireError("a table expected")
+    return content
 
 
 def _decimal(content: Any) -> Decimal:
@@ -240,6 +268,21 @@ _BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
     (deque, lambda v: deque(v)),
     (memoryview, lambda v: v.tobytes()),
 )
+# What keeps its type only between a program and a test script, which may use its methods.
+_RICH: tuple[tuple[type, str, Callable[[Any], Any]], ...] = (
+    (collections.Counter, "C", lambda v: (dict(dict.items(v)),)),
+    (tuple, "n", lambda v: (tuple(map(str, type(v)._fields)), list(tuple.__iter__(v)))),
+    (_VIEWS[0], "k", list),
+    (_VIEWS[1], "v", list),
+    (_VIEWS[2], "w", list),
+)
+_RICHER: dict[str, Callable[[Any], Any]] = {
+    "C": lambda c: collections.Counter(*_dicts(c)),
+    "n": _named_tuple,
+    "k": lambda c: dict.fromkeys(_hashable(c)).keys(),
+    "v": lambda c: dict(enumerate(_list(c))).values(),
+    "w": lambda c: _dict([list(pair) for pair in _list(c)]).items(),
+}
 _READERS: dict[str, Callable[[Any], Any]] = {
     "i": _int,
     "t": lambda c: tuple(_list(c)),

@@ -13,6 +13,8 @@ _FENCE = re.compile(r"^([ \t>]*+)(`{3,}+|~{3,}+)([^\n`]*+)$")
 _PYTHON = {"python", "python3", "py", "py3", "python 3", "ipython", "pycon3"}
 _THOUGHT = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
 _THINKS = re.compile(r"\A\s*<think(?:ing)?>", re.IGNORECASE)
+_OPENING = re.compile(r"^[ \t>]*+(?:`{3,}+|~{3,}+)[ \t]*+\w", re.MULTILINE)
+_SEARCHED = 2**18  # characters at the end of a reply in which its program is looked for
 _HEAD = 20_000  # characters in which bare code shows itself
 # Lines that no prose has: a definition, a statement, an assignment, a call by itself.
 _CODE_LINE = re.compile(
@@ -31,12 +33,17 @@ def program_in(reply: str, *, name: str = "") -> str | None:
     Where the tests want a function by its `name`, a block that defines it goes before one that only uses it.
     What the model thinks aloud (<think>...</think>) is not searched. Line ends become newlines; a byte-order mark goes.
     """
-    text = reply.replace("\r\n", "\n").replace("\r", "\n")
+    if _THINKS.match(reply) and not _THOUGHT.search(reply[-_SEARCHED:]):
+        return None
+    cut = len(reply) > _SEARCHED
+    text = reply[-_SEARCHED:].replace("\r\n", "\n").replace("\r", "\n")
     thoughts = list(_THOUGHT.finditer(text))
     if thoughts:
         text = text[thoughts[-1].end() :]
     elif _THINKS.match(text):
         return None
+    elif cut and (opening := _OPENING.search(text)):
+        text = text[opening.start() :]  # fences before it may have lost their openings
     text = text.lstrip("\ufeff")
     blocks = _blocks(text)
     if blocks:

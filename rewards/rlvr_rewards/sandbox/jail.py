@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import atexit
 import builtins
+import contextlib
 import io
+import json
+import operator
 import os
+import re
 import struct
 import sys
 import threading
 import types
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +26,8 @@ from .codec import MAX_BYTES, Unplain, dumps, loads, plain
 
 __all__ = ["Wire", "open_streams", "run_functions", "run_script"]
 
+ARITHMETIC = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and_", "or_", "xor")
+ORDER = ("lt", "le", "gt", "ge")
 _LENGTH = struct.Struct("!I")
 _TEXT = 300  # characters of an exception's message that cross
 
@@ -116,7 +123,7 @@ class _Service:
             if value is _ENDED:
                 return dumps({"n": number, "ended": True})
             written = plain(value, other=self._keep if keep else None, as_list=not keep)
-            reply = dumps({"n": number, "value": written, **self._changed(fields, value, keep)})
+            reply = dumps({"n": number, "value": written, **(self._changed(fields, request) if keep else {})})
             if len(reply) > MAX_BYTES:
                 raise Unplain(f"a value of {len(reply)} bytes")
             return reply
@@ -138,11 +145,22 @@ class _Service:
             return _Kept(value)
         return value
 
-    def _changed(self, fields: dict[str, Any], value: Any, keep: bool) -> dict[str, Any]:
-        """Send the lists and dicts back that a function without a result was given: changing them is what it is for."""
-        if not keep or value is not None or fields["op"] != "call":
+    def _changed(self, fields: dict[str, Any], request: bytes) -> dict[str, Any]:
+        """Send those arguments back that a call changed: changing them may be what it is for."""
+        if fields["op"] != "call":
             return {}
-        return {"args": [plain(arg, other=self._keep) for arg in fields.get("args", [])]}
+        given = [*enumerate(fields["args"]), *fields["kwargs"].items()]
+        if not any(isinstance(value, _CONTAINERS) for _, value in given):
+            return {}
+        written = dict(json.loads(request)["d"])
+        before = [*written["args"], *(value for _, value in written["kwargs"]["d"])]
+        changed = []
+        for (place, value), old in zip(given, before, strict=True):
+            if isinstance(value, _CONTAINERS):
+                with contextlib.suppress(Unplain):
+                    new = plain(value, other=self._keep)
+                    changed += [[place, new]] if new != old else []
+        return {"changed": changed} if changed else {}
 
     def _named(self, path: str, *, loose: bool) -> Any:
         """Find a function by its dotted name; a method of a class is bound to a new object of it."""
@@ -164,7 +182,7 @@ class _Service:
     def _keep(self, value: Any) -> Any:
         value = value.value if type(value) is _Kept else value
         self._objects.append(value)
-        return {"h": [len(self._objects) - 1, callable(value)]}
+        return {"h": [len(self._objects) - 1, type(value) is re.Match]}
 
     def _object(self, reference: Any) -> Any:
         if isinstance(reference, str):
@@ -172,11 +190,18 @@ class _Service:
         return self._objects[reference]
 
 
+_CONTAINERS = (list, tuple, dict, set, deque, bytearray)
+
+
 class _Kept:
     """Mark an object that the program's own class made: it stays here, even where it is a plain type's subclass."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
+
+
+def _swapped(operation: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    return lambda found, other: operation(other, found)
 
 
 _ENDED = object()
@@ -188,7 +213,14 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "item": lambda found, key: found[key],
     "contains": lambda found, item: item in found,
     "iterate": iter,
+    "iterator": lambda found: iter(found) is found,
     "isinstance": lambda found, value: isinstance(value, found),
+    "set item": operator.setitem,
+    "delete item": operator.delitem,
+    "enter": lambda found: type(found).__enter__(found) is None,
+    "exit": lambda found: bool(type(found).__exit__(found, None, None, None)),
+    **{name: getattr(operator, name) for name in (*ARITHMETIC, *ORDER)},
+    **{f"r{name}": _swapped(getattr(operator, name)) for name in ARITHMETIC},
 }
 
 

@@ -15,7 +15,8 @@ from typing import IO
 __all__ = ["greeting", "start"]
 
 _MODULES = (
-    "kernel", "codec", "folders", "places", "seccomp", "landlock", "namespaces", "jail", "names", "script", "zygote", "server",
+    "kernel", "codec", "folders", "places", "seccomp", "landlock", "namespaces", "jail", "names", "handles",
+    "script", "zygote", "server",
 )  # fmt: skip
 _BOOT = (
     "import json,os,sys,types\n"
@@ -38,8 +39,8 @@ _ENVIRONMENT = {
     "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1",
     "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
 }  # fmt: skip
-# A command such as docker or ssh needs its caller's environment; the interpreter behind it starts anew without. It keeps
-# the search path of libraries, without which some interpreters do not start.
+# A command such as docker or ssh needs its caller's environment; the interpreter behind it starts anew without. It
+# keeps the search path of libraries, without which some interpreters do not start.
 _CLEAN = (
     "import os,sys\n"
     f"clean={_ENVIRONMENT!r}\n"

@@ -1,4 +1,4 @@
-"""Say which names of a test script come from the program and which from trusted modules that the script forgot to import.
+"""Say which names of a test script come from the program, which from modules that the script forgot to import.
 
 Standard library only.
 """
@@ -30,8 +30,8 @@ def missing_names(trees: list[ast.Module], entry: str) -> set[str]:
 def forgotten_imports(trees: list[ast.Module], *, entry: str) -> dict[str, Any]:
     """Import what scripts use without a word: never the program's own idea of `math` or `isclose`, which judge it.
 
-    A function that a test calls on constants alone, as in `assert factorial(5) == 120`, is what is tested, and comes from the
-    program whatever it is called. Errors: ImportError where numpy is wanted and missing.
+    A function that a test calls on constants alone, as in `assert factorial(5) == 120`, is what is tested, and comes
+    from the program whatever it is called. Errors: ImportError where numpy is wanted and missing.
     """
     missing = missing_names(trees, entry) - {entry, "candidate"}
     found: dict[str, Any] = {}
@@ -43,10 +43,10 @@ def forgotten_imports(trees: list[ast.Module], *, entry: str) -> dict[str, Any]:
     for name in missing - found.keys() - tested:
         if name in _FROM_NUMPY:
             found[name] = getattr(importlib.import_module("numpy"), name)
-        modules = [importlib.import_module(source) for source in _SOURCES]
-        found.update(
-            {name: getattr(module, name) for module in modules if not name[0] == "_" and hasattr(module, name)}
-        )
+        for source in _SOURCES:
+            module = importlib.import_module(source)
+            if name[0] != "_" and hasattr(module, name):
+                found[name] = getattr(module, name)
     return found
 
 

@@ -11,10 +11,11 @@ import ast
 import builtins
 import os
 import types
-from collections.abc import Iterator
+from collections import deque
 from typing import Any
 
 from .codec import Unplain, WireError, dumps, loads, plain
+from .handles import Handle
 from .jail import Wire
 from .names import forgotten_imports, missing_names
 
@@ -47,7 +48,10 @@ def run_tests(wire: Wire, order: dict[str, Any]) -> None:
         wire.send(b"r" + dumps({"broken": str(error)[:_TEXT]}))
         return
     scope.update(trusted)
-    scope.update({name: remote.name(name) for name in missing_names(trees, entry) - trusted.keys()})
+    names = missing_names(trees, entry) - trusted.keys()
+    remote.objects = any(name[:1].isupper() for name in names)
+    scope.update({name: remote.name(name) for name in names})
+    scope["callable"] = _is_callable
     remote.asked = False
     own_check = entry and _defines_check(trees) and not _calls_check(trees)
     try:
@@ -56,7 +60,7 @@ def run_tests(wire: Wire, order: dict[str, Any]) -> None:
         why = f"the prelude raises {type(error).__name__}: {str(error)[:_TEXT]}"
         given = missing_names(trees[:1], "")
         if remote.asked or any(
-            name in scope and not isinstance(scope[name], _Handle) for name in given - trusted.keys()
+            name in scope and not isinstance(scope[name], Handle) for name in given - trusted.keys()
         ):
             _fail_all(wire, len(code), why)  # what it builds on came from the program
         else:
@@ -68,6 +72,11 @@ def run_tests(wire: Wire, order: dict[str, Any]) -> None:
             b"r" + dumps({"test": index, **_outcome(test, scope, scope.get(entry) if own_check and last else None)})
         )
     wire.send(b"r" + dumps({"done": len(code)}))
+
+
+def _is_callable(value: Any) -> bool:
+    """Tell whether a value can be called; of a result of the program's that is not known."""
+    return callable(value) and not (isinstance(value, Handle) and value.is_result)
 
 
 def _fail_all(wire: Wire, count: int, why: str) -> None:
@@ -105,6 +114,7 @@ class _Remote:
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self._token = ""
+        self.objects = False  # whether the tests want a class, so that a result may be an object of it
         self.asked = False  # whether the program had a say
 
     def name(self, name: str) -> Any:
@@ -112,8 +122,8 @@ class _Remote:
         try:
             value = self.ask("get", name)
         except NameError:
-            return _Handle(self, name)
-        return _Handle(self, name) if isinstance(value, _Handle) else value
+            return Handle(self, name)
+        return Handle(self, name) if isinstance(value, Handle) else value
 
     def ask(self, operation: str, target: Any, *args: Any, **kwargs: Any) -> Any:
         """Let the program do one operation. Errors: what it raised, as a built-in exception; _Unsupported."""
@@ -132,14 +142,14 @@ class _Remote:
         except Unplain as error:  # too large or too deep, and the program may have made it so
             raise RuntimeError(f"the tests hand the program {error}") from None
         self._wire.send(b"o" + request)
-        return self._read(self._wire.receive(), operation, args)
+        return self._read(self._wire.receive(), operation, args, kwargs)
 
     def _write(self, value: Any) -> Any:
         return plain(value, other=_reference)
 
-    def _read(self, answer: bytes, operation: str, args: tuple[Any, ...]) -> Any:
+    def _read(self, answer: bytes, operation: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
-            reply = loads(answer, handle=lambda reference: _handle(self, reference))
+            reply = loads(answer, handle=lambda reference: _new_handle(self, reference))
         except WireError as error:
             raise RuntimeError(f"the program's answer is {error}") from None
         if reply.get("n") != self._token:
@@ -150,85 +160,27 @@ class _Remote:
             raise StopIteration
         if "value" not in reply:
             raise RuntimeError(f"the program returned {_text(reply.get('unplain'))}")
-        if reply["value"] is None and isinstance(reply.get("args"), list):
-            for mine, theirs in zip(args, reply["args"], strict=False):
-                _refill(mine, theirs)
+        for place, theirs in _changes(reply.get("changed")):
+            if isinstance(place, int) and 0 <= place < len(args):
+                _refill(args[place], theirs)
+            elif isinstance(place, str) and place in kwargs:
+                _refill(kwargs[place], theirs)
         return reply["value"]
 
 
-class _Handle:
-    """Stand in for a function or an object of the program."""
-
-    def __init__(self, remote: _Remote, target: Any) -> None:
-        object.__setattr__(self, "_remote", remote)
-        object.__setattr__(self, "_target", target)
-        object.__setattr__(self, "_wanted", False)  # whether the tests made it by calling a class's name
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        result = self._remote.ask("call", self._target, *args, **kwargs)
-        if isinstance(result, _Handle) and isinstance(self._target, str) and self._target[:1].isupper():
-            object.__setattr__(result, "_wanted", True)
-        return result
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name.endswith("__") and name not in ("__name__", "__doc__"):
-            raise AttributeError(name)
-        return self._remote.ask("attribute", self._target, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        self._remote.ask("set", self._target, name, value)
-
-    def __len__(self) -> int:
-        return int(self._remote.ask("len", self._target))
-
-    def __bool__(self) -> bool:
-        return True
-
-    def __getitem__(self, key: Any) -> Any:
-        return self._remote.ask("item", self._target, key)
-
-    def __contains__(self, item: Any) -> bool:
-        # Where the tests want a class, membership is part of what it does. Of a mere result the elements are compared
-        # here: an object that claims to hold everything is no answer.
-        if object.__getattribute__(self, "_wanted"):
-            return self._remote.ask("contains", self._target, item) is True
-        return any(item is one or item == one for one in self)
-
-    def __iter__(self) -> Iterator[Any]:
-        iterator = self._remote.ask("iterate", self._target)
-        if not isinstance(iterator, _Handle):
-            yield from iterator
-            return
-        while True:
-            try:
-                value = next(iterator)
-            except StopIteration:
-                return
-            yield value
-
-    def __next__(self) -> Any:
-        return self._remote.ask("next", self._target)
-
-    def __instancecheck__(self, value: Any) -> bool:
-        return isinstance(value, _Handle) and self._remote.ask("isinstance", self._target, value) is True
-
-    def __deepcopy__(self, memo: Any) -> _Handle:
-        return self
-
-    def __repr__(self) -> str:
-        return "<an object of the program>"
-
-
 def _reference(value: Any) -> Any:
-    if isinstance(value, _Handle):
+    if isinstance(value, Handle):
         return {"h": object.__getattribute__(value, "_target")}
     raise _Unsupported(f"the tests hand the program a {type(value).__name__}, which is no plain data")
 
 
-def _handle(remote: _Remote, reference: Any) -> _Handle:
+def _new_handle(remote: _Remote, reference: Any) -> Handle:
     if type(reference) is not list or not reference or type(reference[0]) is not int:
         raise WireError("no reference")
-    return _Handle(remote, reference[0])
+    handle = Handle(remote, reference[0])
+    # A match of a regular expression is the usual way to say yes: no more than True, which is plain data.
+    object.__setattr__(handle, "_true", reference[1:] == [True])
+    return handle
 
 
 def _exception(name: str, text: str) -> Exception:
@@ -245,12 +197,35 @@ def _text(value: Any) -> str:
     return value[:_TEXT] if type(value) is str else ""
 
 
+def _changes(changed: Any) -> list[list[Any]]:
+    """Read which arguments a call changed, and into what: pairs of a place or name and the new content."""
+    pairs = changed if type(changed) is list else []
+    return [pair for pair in pairs if type(pair) is list and len(pair) == 2]
+
+
 def _refill(mine: Any, theirs: Any) -> None:
-    """Give a list, dict or set the content that the program left in it."""
-    if type(mine) is not type(theirs) or mine == theirs:
+    """Give what a call was handed the content that the program left in it; what lies within stays the same object."""
+    if type(mine) is not type(theirs):
         return
-    if type(mine) is list:
+    if type(mine) in (list, tuple, deque):
+        for index in range(min(len(mine), len(theirs))):
+            _keep_within(mine, theirs, index)
+    elif type(mine) is dict:
+        for key in mine.keys() & theirs.keys():
+            _keep_within(mine, theirs, key)
+    if type(mine) in (list, bytearray):
         mine[:] = theirs
-    elif type(mine) is dict or type(mine) is set:
+    elif type(mine) in (dict, set):
         mine.clear()
         mine.update(theirs)
+    elif type(mine) is deque:
+        mine.clear()
+        mine.extend(theirs)
+
+
+def _keep_within(mine: Any, theirs: Any, key: Any) -> None:
+    inner = mine[key]
+    if type(inner) is type(theirs[key]) and type(inner) in (list, tuple, dict, set, deque, bytearray):
+        _refill(inner, theirs[key])
+        if type(theirs) is not tuple:
+            theirs[key] = inner
