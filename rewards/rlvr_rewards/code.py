@@ -14,7 +14,7 @@ from rlvr.types import Grade, Rollout, Task, Ungraded, Verdict
 
 from .abstention import abstains
 from .sandbox import levels
-from .sandbox.client import Server, ServerLost
+from .sandbox.client import GRACE_S, START_S, Server, ServerLost
 from .sandbox.codec import Unplain
 from .sandbox.extract import program_in
 from .sandbox.runs import Limits, Outcome, Servers, run
@@ -70,8 +70,8 @@ class Code:
 
     @property
     def worst_case_s(self) -> float:
-        """Say how long one grade may take: all tests, twice where a server has to be replaced."""
-        return 2 * (self._total_s + 5.0)
+        """Say how long one grade may take: all tests with the waits around them, twice where a server is replaced."""
+        return 2 * (self._total_s + 2 * START_S + 2 * GRACE_S)
 
     def grade(self, task: Task, rollout: Rollout) -> Grade | Ungraded:
         """Judge one reply. Errors: PluginError where no isolation holds on this machine."""

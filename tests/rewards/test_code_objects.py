@@ -154,3 +154,12 @@ def test_a_class_that_the_tests_use_as_a_function_forges_no_number(best: Code) -
     truth = {"type": "assert", "tests": ["assert abs(Diff(3) - 3.0) < 1e-6", "assert Diff(2) + 1 == 3"]}
     source = "class Diff(Exception):\n    def __sub__(s, o): return 0\n    def __add__(s, o): return 3\n    __radd__ = __add__\n"
     assert verdict(best, source, truth) == "WRONG"
+
+
+@pytest.mark.parametrize(
+    "test", ["xs = [3, 1, 2]\nassert f(xs) == sorted(xs)", "xs = [3, 1, 2]\nys = f(xs)\nassert ys == sorted(xs)"]
+)
+def test_emptying_the_argument_is_no_answer(best: Code, test: str) -> None:
+    truth = {"type": "assert", "tests": [test]}
+    assert verdict(best, "def f(xs):\n    xs.clear()\n    return []", truth) == "WRONG"
+    assert verdict(best, "def f(xs):\n    xs.sort()\n    return list(xs)", truth) == "CORRECT"

@@ -17,13 +17,13 @@ from typing import IO, Any, NoReturn
 
 from . import codec, launch
 
-__all__ = ["Jail", "JailEnded", "Server", "ServerLost"]
+__all__ = ["GRACE_S", "START_S", "Jail", "JailEnded", "Server", "ServerLost"]
 
 _HEAD = struct.Struct("!cI")
 _LENGTH = struct.Struct("!I")
-_START_S = 60.0
+START_S = 20.0  # for a server to start
 _MUCH_MEMORY = 8  # the share of its limit from which a program may be killed for its memory
-_GRACE_S = 15.0  # beyond a jail's own time, until the server counts as lost
+GRACE_S = 10.0  # beyond a jail's own time, until the server counts as lost
 
 
 class ServerLost(Exception):
@@ -55,10 +55,10 @@ class Server:
         self._release = weakref.finalize(self, _let_go, self._process, self._errors, os.getpid())
         self._write(launch.greeting(levels, packages=packages, local=not command))
         try:
-            kind, payload = self._frame(time.monotonic() + _START_S)
+            kind, payload = self._frame(time.monotonic() + START_S)
             greeting = json.loads(payload)
         except TimeoutError:
-            self._lose(f"it does not start within {_START_S:g} s")
+            self._lose(f"it does not start within {START_S:g} s")
         except ValueError:
             self._lose("it speaks another language")
         if kind != b"R" or not greeting["level"]:
@@ -150,14 +150,14 @@ class Jail:
 
     def __init__(self, server: Server, limits: Mapping[str, int | float]) -> None:
         self._server, self._limits = server, limits
-        self._lost_at = time.monotonic() + limits["wall_s"] + _GRACE_S
+        self._lost_at = time.monotonic() + limits["wall_s"] + GRACE_S
         self.status: dict[str, Any] | None = None  # how it ended
         self.output = b""
 
     def expect_ready(self) -> None:
         """Wait until the process has fenced itself in. Errors: ServerLost where it cannot."""
         try:
-            answer = codec.loads(self.receive(seconds=_GRACE_S))
+            answer = codec.loads(self.receive(seconds=GRACE_S))
         except (JailEnded, codec.WireError) as error:
             raise ServerLost(f"a jail cannot be made: {error}") from None
         if "ready" not in answer:
