@@ -24,18 +24,20 @@ _SCAFFOLDS = ("/sys", "/mnt", "/srv", "/media")  # where the new root is built: 
 _TMPFS = MS.NOSUID | MS.NODEV
 
 
-def enter(*, readable: Sequence[str], hidden: Sequence[str]) -> None:
+def enter(*, readable: Sequence[str], hidden: Sequence[str]) -> str:
     """Move this process into the new world; children forked from now on live in its pid namespace.
 
     Args:
         readable: files and folders of the machine that stay visible, at the same paths.
         hidden: folders below those that appear empty.
+    Gives: the folder that each jail gets for itself: /tmp, unless the interpreter or a package lies below it.
     Errors: OSError where the kernel or the container around us does not allow it.
     """
+    scratch = "/scratch" if any(path.startswith("/tmp/") for path in readable) else "/tmp"
     if os.geteuid() == 0:
         # Root sees every path of the interpreter, so it builds the root; then it becomes nobody, outside too.
         _unshare(_NEWNS)
-        _build_root(readable, hidden)
+        _build_root(readable, hidden, scratch=scratch)
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
@@ -43,7 +45,8 @@ def enter(*, readable: Sequence[str], hidden: Sequence[str]) -> None:
         _new_user(_NEWNS)
     else:
         _new_user(_NEWNS)
-        _build_root(readable, hidden)
+        _build_root(readable, hidden, scratch=scratch)
+    return scratch
 
 
 def new_pids(home: int) -> int:
@@ -59,16 +62,16 @@ def new_pids(home: int) -> int:
     return pid
 
 
-def enter_jail(*, disk_mb: int) -> None:
+def enter_jail(scratch: str, *, disk_mb: int) -> None:
     """Give this process its own mounts: a private folder, which becomes the working one, and its own /proc."""
     _unshare(_NEWNS | _NEWIPC)
     options = f"size={disk_mb}m,nr_inodes=4096,mode=700,uid={NOBODY},gid={NOBODY}"
-    mount("tmpfs", "/tmp", kind="tmpfs", flags=_TMPFS, data=options)
+    mount("tmpfs", scratch, kind="tmpfs", flags=_TMPFS, data=options)
     try:
         mount("proc", "/proc", kind="proc", flags=MS.NOSUID | MS.NODEV | MS.NOEXEC | MS.RDONLY)
     except OSError:  # a container whose /proc is masked allows no new one: then there is none
         mount("tmpfs", "/proc", kind="tmpfs", flags=_TMPFS | MS.RDONLY, data="size=4k,nr_inodes=1")
-    os.chdir("/tmp")
+    os.chdir(scratch)
 
 
 def _unshare(flags: int) -> None:
@@ -83,11 +86,11 @@ def _new_user(more: int) -> None:
             file.write(text)
 
 
-def _build_root(readable: Sequence[str], hidden: Sequence[str]) -> None:
+def _build_root(readable: Sequence[str], hidden: Sequence[str], *, scratch: str) -> None:
     root = next(path for path in _SCAFFOLDS if os.path.isdir(path))
     mount(None, "/", flags=MS.REC | MS.PRIVATE)
     mount("tmpfs", root, kind="tmpfs", flags=_TMPFS, data="size=1m,mode=755")
-    for path in ("/tmp", "/proc", "/dev"):
+    for path in {"/tmp", scratch, "/proc", "/dev"}:
         os.makedirs(root + path, mode=0o755, exist_ok=True)
     for path in sorted(set(readable)):
         _bind(path, root=root)
@@ -98,7 +101,7 @@ def _build_root(readable: Sequence[str], hidden: Sequence[str]) -> None:
         _bind(path, root=root, writable=True)
     for name, target in (("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("fd", "/proc/self/fd")):
         os.symlink(target, f"{root}/dev/{name}")
-    os.symlink("/tmp", f"{root}/dev/shm")
+    os.symlink(scratch, f"{root}/dev/shm")
     # A new /proc may be mounted only where a whole one is visible; every jail covers this one with its own.
     mount("/proc", f"{root}/proc", flags=MS.BIND | MS.REC)
     os.chdir(root)

@@ -86,6 +86,7 @@ class _Zygote:
     def __init__(self, control: socket.socket, *, level: str, folder: str) -> None:
         self._control, self._level, self._folder = control, level, folder
         self._home = self._rules = -1
+        self._scratch = ""
         self._nobody = False
 
     def enter(self, places: Places) -> None:
@@ -93,7 +94,7 @@ class _Zygote:
         if self._level == "namespaces":
             prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             seccomp.program(on_host=False, pid=1)
-            namespaces.enter(readable=places.readable, hidden=places.hidden)
+            self._scratch = namespaces.enter(readable=places.readable, hidden=places.hidden)
             self._into_own_pids()
         elif self._level == "landlock":
             seccomp.program(on_host=True, pid=1)
@@ -188,7 +189,7 @@ class _Zygote:
     def _fence(self, limits: Mapping[str, int]) -> None:
         mapped = _mapped()
         if self._level == "namespaces":
-            namespaces.enter_jail(disk_mb=limits["disk_mb"])
+            namespaces.enter_jail(self._scratch, disk_mb=limits["disk_mb"])
         else:
             os.chdir(self._folder)
         os.environ.update(HOME=os.getcwd(), TMPDIR=os.getcwd())
