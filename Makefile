@@ -14,10 +14,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP := $(BIN)/python -m pip install -qq --no-deps --no-compile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test-unit test test-all lint format types clean
+.PHONY: help setup quickstart test-unit test-integration test test-all lint format types clean
 
 help: ## say what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make .venv with everything that a CPU run needs
 	@echo "rlvr: .venv is ready"
@@ -47,13 +47,17 @@ quickstart: setup ## train a small model on a CPU, end to end (ARGS="--set steps
 
 test-unit: setup ## unit tests: no engine, no network, under a minute
 	@echo "rlvr: unit tests"
-	@$(BIN)/python -m pytest -q -m "not e2e and not slow" $(PARALLEL) $(ARGS)
+	@$(BIN)/python -m pytest -q -m "not e2e and not slow and not integration" $(PARALLEL) $(ARGS)
 
-test: lint types test-unit ## lint, types, unit tests, and end-to-end tests with the real engine
+test-integration: setup ## graders, workers and sandboxes as real processes
+	@echo "rlvr: integration tests"
+	@$(BIN)/python -m pytest -q -m "integration and not e2e and not slow" $(PARALLEL) $(ARGS)
+
+test: lint types test-unit test-integration ## all of these, and end-to-end tests with the real engine
 	@echo "rlvr: end-to-end tests"
 	@$(BIN)/python -m pytest -q -m "e2e and not slow" $(ARGS)
 
-test-all: lint types test-unit ## everything, the slow tests included
+test-all: lint types test-unit test-integration ## everything, the slow tests included
 	@echo "rlvr: end-to-end and slow tests"
 	@$(BIN)/python -m pytest -q -m "e2e or slow" $(ARGS)
 

@@ -15,6 +15,8 @@ from rlvr.errors import ConfigError
 from rlvr.loop.grade import cases_in, grade_file
 from rlvr.rollout.grading import GradingPool, RewardSpec
 
+pytestmark = pytest.mark.integration
+
 CASES = [
     {"reply": r"so \boxed{4}", "truth": "4", "id": 7},
     {"reply": "Answer: 5", "truth": ["4"], "mine": True},

@@ -17,6 +17,8 @@ from rlvr.types import Grade, Ungraded, Verdict
 from rlvr_rewards.code import Code
 from rlvr_rewards.sandbox import levels
 
+pytestmark = pytest.mark.integration
+
 CALL = {"type": "call", "fn": "f", "cases": [{"args": [n], "expected": n + 1} for n in range(3)], "timeout_s": 5.0}
 STDIO = {
     "type": "stdio",

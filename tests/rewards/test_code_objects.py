@@ -10,6 +10,8 @@ from rlvr.testing import rollout, task
 from rlvr.types import Grade, Verdict
 from rlvr_rewards.code import Code
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def best() -> Iterator[Code]:

@@ -24,6 +24,8 @@ from rlvr.testing import rollout, task
 from rlvr.types import Grade, Ungraded, Verdict
 from rlvr_rewards.code import Code
 
+pytestmark = pytest.mark.integration
+
 LEVELS = ("namespaces", "landlock")
 ALL = list(programs())
 NAMES = {program.name: program for program in ALL}

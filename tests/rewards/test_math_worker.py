@@ -20,6 +20,8 @@ from rlvr.types import Grade, Ungraded
 from rlvr_rewards.math import Math
 from rlvr_rewards.mathematics import symbolic
 
+pytestmark = pytest.mark.integration
+
 # Right, unlike its gold in form, and beyond the exact rules: the worker must be asked.
 SYMBOLIC = ("\\boxed{\\frac{1}{\\cos x}}", "\\sec x")
 PATIENCE_S = 20.0  # a machine that other work starves

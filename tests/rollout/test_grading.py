@@ -15,6 +15,8 @@ from rlvr.rollout.grading import GradingPool, RewardSpec
 from rlvr.testing import rollout, task
 from rlvr.types import Grade, Ungraded, Verdict
 
+pytestmark = pytest.mark.integration
+
 SOURCE = '''
 import ctypes, os, pathlib, subprocess, sys, time
 from rlvr.types import Grade, Ungraded, Verdict
