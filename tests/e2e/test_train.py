@@ -270,6 +270,7 @@ def test_ctrl_c_saves_and_the_printed_command_goes_on(stopped: tuple[Path, str, 
     assert [tasks_of(file) for file in files] == list(expected_tasks(folder / "recipe.toml"))
 
 
+@pytest.mark.slow
 def test_the_environment_and_the_reward_of_the_readme_train(user_folder: Path) -> None:
     done = rlvr("train", "larger.toml", folder=user_folder)
     assert done.returncode == 0, done.stdout + done.stderr
