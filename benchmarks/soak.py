@@ -175,13 +175,13 @@ def _first_use(reward: str, options: dict[str, Any]) -> Held:
     pool.start()
     asyncio.run(grade(pool, mathematics(8) if reward == "math" else code(8)))
     pool.close()
-    return _settled(Held(0, 0, 0.0, 0))
+    return _settled(Held(0, 64, 0.0, 0))
 
 
 def _settled(before: Held) -> Held:
-    """Give what is held once killed processes have been collected, within five seconds."""
+    """Give what is held once killed processes are collected and their pipes read to the end, within five seconds."""
     deadline = time.monotonic() + 5
-    while (now := held()) and now.processes > before.processes and time.monotonic() < deadline:
+    while (now := held())[:2] > before[:2] and time.monotonic() < deadline:
         time.sleep(0.1)
     return now
 
