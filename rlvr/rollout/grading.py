@@ -145,11 +145,11 @@ class GradingPool:
                 grades = json.loads(answer)
                 if isinstance(grades, list):
                     return [decode(grade) for grade in grades]
+            process.kill()  # out of memory; while it is still ours, since another thread may take it next
         except RlvrError:
-            pass
+            process.kill()
         finally:
             self._free.put(process)
-        process.kill()  # out of memory, or something that nobody can read
         return None
 
     def _ready(self, process: GradingProcess) -> float:
