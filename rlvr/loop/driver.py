@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,6 +18,7 @@ from rlvr.loop.buffer import Buffer
 from rlvr.loop.cluster import Cluster
 from rlvr.loop.guard import Guard
 from rlvr.loop.ledger import RunDirectory, TaskStream, eval_tasks
+from rlvr.loop.stop import stop_signals
 from rlvr.loop.truthfulness import (
     over_abstention,
     truthfulness_gains,
@@ -57,7 +57,7 @@ def train(
     if not resume and (moved := run.begin(recipe)):
         view.warn(f"an older run was moved to {moved}")
 
-    with Cluster(recipe, model=model, warn=view.warn) as cluster, _stop_signals(view) as stop:
+    with Cluster(recipe, model=model, warn=view.warn) as cluster, stop_signals(view.warn) as stop:
         step = run.resume(recipe, cluster.restore(checkpoint)) if checkpoint else 0
         if fault and fault.version < step:
             raise ConfigError(f"--inject: version {fault.version} is past, the run goes on from version {step}")
@@ -238,32 +238,6 @@ class _Clock:
 
     def total(self) -> dict[str, float]:
         return self._phases | {"step": time.perf_counter() - self._start}
-
-
-class _Stop:
-    """Whether a stop was asked for, and what comes of it in the phase under way."""
-
-    asked = False
-    then = "the run stops before its next step and is saved"
-
-
-@contextmanager
-def _stop_signals(view: RunView) -> Iterator[_Stop]:
-    """Let the first Ctrl-C or SIGTERM end the run after the step under way; the second ends it at once."""
-    stop = _Stop()
-
-    def ask(number: int, _: object) -> None:
-        if stop.asked:
-            raise KeyboardInterrupt
-        stop.asked = True
-        view.warn(f"{stop.then}; press Ctrl-C again to stop at once")
-
-    old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 def _since(start: float) -> str:

@@ -104,7 +104,9 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, bytes,
     (folder / "recipe.toml").write_text(RECIPE)
     status, said = interrupted("recipe.toml", folder, after_step=2)
     assert status == 130, said
-    (command,) = re.findall(r"go on with: rlvr (.*)", said)
+    told = re.search(r"go on with: rlvr (.*)", said)
+    assert told, said
+    command = told[1]
     run = folder / "runs" / "short"
     assert not (run / "summary.json").exists()
     return folder, command, (run / "eval_before.jsonl").read_bytes(), len(read_lines(run / "metrics.jsonl"))
