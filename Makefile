@@ -8,13 +8,14 @@ COMPILED := numpy ray sympy torch transformers vllm
 LOCK := requirements/cpu.lock
 # Unit tests run on all cores; what starts the engine needs them all for itself.
 PARALLEL := -n auto --dist worksteal
+PEER := benchmarks/peer
 TORCH = $(shell grep '^torch==' $(LOCK))
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP := $(BIN)/python -m pip install -qq --no-deps --no-compile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test-unit test-integration test test-all lint format types clean
+.PHONY: help setup quickstart test-unit test-integration test test-all bench-peer lint format types clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +61,18 @@ test: lint types test-unit test-integration ## all of these, and end-to-end test
 test-all: lint types test-unit test-integration ## everything, the slow tests included
 	@echo "rlvr: end-to-end and slow tests"
 	@$(BIN)/python -m pytest -q -m "e2e or slow" $(ARGS)
+
+bench-peer: setup $(PEER)/.venv/.ready ## compare with TRL, in minutes (ARGS="--only w2 --side rlvr")
+	@echo "rlvr: the same steps by TRL and by rlvr; leave the machine alone meanwhile"
+	@$(BIN)/python $(PEER)/run.py $(ARGS)
+
+$(PEER)/.venv/.ready: $(PEER)/requirements.txt
+	@echo "rlvr: making $(PEER)/.venv with TRL"
+	@$(PYTHON) -m venv --clear $(PEER)/.venv
+	@$(PEER)/.venv/bin/python -m pip install -qq --no-deps "$(TORCH)" 2>/dev/null || \
+	  $(PEER)/.venv/bin/python -m pip install -qq --no-deps "$(TORCH)" --extra-index-url https://download.pytorch.org/whl/cpu
+	@$(PEER)/.venv/bin/python -m pip install -qq --no-deps -r $<
+	@touch $@
 
 lint: setup ## style, imports, forbidden calls
 	@echo "rlvr: lint"

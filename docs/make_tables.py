@@ -1,4 +1,4 @@
-"""Write the tables of docs/recipes.md and docs/run-directory.md from the code: `python docs/make_tables.py`."""
+"""Write the tables of three pages of docs/ from the code: `python docs/make_tables.py`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from rlvr.config import PlugIn, Recipe
+from rlvr.config import EFFECTS, PlugIn, Recipe
 from rlvr.observe.metrics import METRICS
+from rlvr.presets import PRESETS, Preset
 
 DOCS = Path(__file__).resolve().parent
 
-# What rlvr/config.py does not say of its keys. A key that has a description there must not stand here.
+# What rlvr/config/ does not say of its keys. A key that has a description there must not stand here.
 MEANINGS = {
     "name": "the run's name, and its folder under `runs/`",
     "steps": "optimizer steps",
@@ -34,20 +35,45 @@ MEANINGS = {
     "rollout.workers": "rollout workers, each with an engine of its own",
     "rollout.grading_processes": "grading processes of each worker",
     "rollout.grading_memory_mb": "what grading one reply may map beyond an idle process, MiB",
-    "algorithm.preset": "the estimator",
-    "algorithm.advantage_scale": "divide a group's advantages by its standard deviation (`std`) or not (`none`)",
-    "algorithm.advantage_ddof": "of that deviation: divide by G (0) or G - 1 (1)",
+    "algorithm.preset": "a published algorithm, see [algorithms.md](algorithms.md)",
+    "algorithm.baseline": "what a value is compared with: its group's mean, that of the others, nothing, or a critic",
+    "algorithm.advantage_scale": "`std`: divide by the group's deviation; `batch`: centre and divide over all tokens",
+    "algorithm.advantage_ddof": "of that deviation: divide by n (0) or n - 1 (1)",
     "algorithm.advantage_eps": "added to that deviation",
-    "algorithm.clip_low": "the surrogate clips ratios below 1 - this",
-    "algorithm.clip_high": "the surrogate clips ratios above 1 + this",
+    "algorithm.discount": "of rewards, by token",
+    "algorithm.decay": "lambda of the policy's generalized advantage estimation",
+    "algorithm.critic_decay": "lambda of the critic's targets",
+    "algorithm.decay_length_factor": "alpha of VAPO: lambda is 1 - 1 / (alpha x length), in the place of `decay`",
+    "algorithm.loss": "PPO's clip; one ratio for a reply (GSPO); clipped weights (CISPO); or none of these",
+    "algorithm.clip_low": "ratios below 1 - this are clipped; 1: none",
+    "algorithm.clip_high": "ratios above 1 + this are clipped",
+    "algorithm.clip_dual": "bound on the loss of a bad reply, in advantages (dual clip)",
     "algorithm.loss_per": "what the loss is averaged over: tokens of the step; sequences; or a constant length",
+    "algorithm.loss_constant": "that length, in tokens; none: rollout.max_new_tokens",
+    "algorithm.kl": "where the divergence from the model before training counts: nowhere, in the loss, in the reward",
+    "algorithm.kl_coefficient": "its weight",
+    "algorithm.kl_estimator": "-log r; half its square; r - 1 - log r (r: reference / policy)",
+    "algorithm.entropy_bonus": "weight of the entropy in the loss",
+    "algorithm.positive_nll": "weight of the likelihood of CORRECT replies in the loss (VAPO)",
+    "algorithm.old_logprobs": "what ratios are taken against: the engine's, or the learner's before its first update",
+    "algorithm.correction": "weights for the gap between engine and learner: truncated by token or by reply, or masks",
+    "algorithm.correction_cap": "largest weight",
+    "algorithm.correction_low": "a smaller ratio is masked",
+    "algorithm.correction_high": "a larger ratio is masked",
+    "algorithm.minibatches": "parts of a step, with an optimizer update each",
+    "algorithm.epochs": "passes over a step",
     "algorithm.learning_rate": "of AdamW, after the warm-up",
     "algorithm.warmup_steps": "steps over which the learning rate grows linearly",
     "algorithm.weight_decay": "of AdamW",
     "algorithm.beta1": "of AdamW",
     "algorithm.beta2": "of AdamW",
+    "algorithm.adam_eps": "of AdamW",
     "algorithm.max_grad_norm": "a longer gradient is scaled down to this norm",
-    "weights.mode": "what is pushed: `full` is every tensor",
+    "critic.learning_rate": "of the critic",
+    "adapter.rank": "of each adapter; AdaLoRA starts with it",
+    "sft.epochs": "passes over the demonstrations",
+    "sft.learning_rate": "of AdamW, after the warm-up",
+    "sft.warmup_steps": "steps over which the learning rate grows linearly",
     "weights.transport": "`shm` is shared memory, for CPU; `ipc` and `nccl` need a GPU",
     "weights.deadline_s": "for each part of a push, seconds",
     "hardware.kind": "what engines and learner run on",
@@ -77,6 +103,35 @@ def recipe_tables() -> str:
     return "\n\n".join(parts)
 
 
+COMMON = ("baseline", "advantage_scale", "loss", "clip_low", "clip_high", "loss_per", "kl")
+
+
+def algorithm_tables() -> str:
+    """Give what each preset sets, what it follows, and which keys have an effect under which choice."""
+    head = [f"| preset | {' | '.join(f'`{key}`' for key in COMMON)} | further keys |", "|---" * (len(COMMON) + 2) + "|"]
+    rows = [_preset_row(name, preset) for name, preset in PRESETS.items()]
+    papers = [
+        f"- `{name}`: {p.paper}. Defined by {', '.join(f'`{key}`' for key in p.defining)}. {p.note}"
+        for name, p in PRESETS.items()
+    ]
+    effects = ["| key | has an effect only with |", "|---|---|"]
+    effects += [f"| {', '.join(f'`{key}`' for key in effect.keys)} | {_cell(effect.needs)} |" for effect in EFFECTS]
+    parts = ("## What each preset sets", "\n".join([*head, *rows]), "\n".join(papers), "## Keys that need others",
+             "\n".join(effects))  # fmt: skip
+    return "\n\n".join(parts)
+
+
+def _preset_row(name: str, preset: Preset) -> str:
+    common = [_toml(preset.algorithm[key]) if key in preset.algorithm else "" for key in COMMON]
+    more = [
+        f"{section}.{key} = {_toml(value)}" if section != "algorithm" else f"{key} = {_toml(value)}"
+        for section, values in preset.sections().items()
+        for key, value in values.items()
+        if section != "algorithm" or key not in COMMON
+    ]
+    return f"| `{name}` | {' | '.join(common)} | {', '.join(f'`{one}`' for one in more)} |"
+
+
 def metrics_table() -> str:
     """Give the table of what a line of metrics.jsonl holds."""
     rows = [f"| `{name}` | {_cell(meaning)} |" for name, meaning in METRICS.items()]
@@ -100,8 +155,9 @@ def with_table(page: str, table: str) -> str:
 
 
 def main() -> None:
-    """Write both pages anew."""
-    for name, table in (("recipes.md", recipe_tables()), ("run-directory.md", metrics_table())):
+    """Write the pages anew."""
+    tables = {"recipes.md": recipe_tables(), "run-directory.md": metrics_table(), "algorithms.md": algorithm_tables()}
+    for name, table in tables.items():
         page = DOCS / name
         page.write_text(with_table(page.read_text(encoding="utf-8"), table), encoding="utf-8")
 
@@ -144,9 +200,10 @@ def _type_name(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return " or ".join(f"`{_toml(value)}`" for value in get_args(annotation))
     if get_origin(annotation) in (UnionType, Union):
-        return _type_name(next(a for a in get_args(annotation) if a is not type(None)))
+        return " or ".join(_type_name(a) for a in get_args(annotation) if a is not type(None))
     if get_origin(annotation) is tuple:
-        return f"list of {len(get_args(annotation))} numbers"
+        inner = get_args(annotation)
+        return "list of texts" if inner[-1] is Ellipsis else f"list of {len(inner)} numbers"
     bare = getattr(annotation, "__origin__", annotation)
     return {int: "integer", float: "number", str: "text", bool: "true or false"}[bare]
 

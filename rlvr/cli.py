@@ -284,6 +284,35 @@ def compare(
 
 
 @app.command()
+def replay(
+    run: Annotated[Path, typer.Argument(help="The run directory of a run whose learner failed.")],
+    step: Annotated[int, typer.Option(min=1, help="The step that failed.")],
+) -> None:
+    """Compute a step that was not finite again, reply by reply. Exit status 1 where it is not finite again."""
+    _require_training("torch", "transformers")
+    from rlvr.loop.replay import replay as compute
+    from rlvr.observe.progress import replay_table
+
+    found = compute(run, step=step)
+    console = Console(highlight=False)
+    console.print(replay_table(found.samples))
+    if not found.error:
+        loss, norm = (found.metrics.get(name, 0.0) for name in ("loss", "grad_norm"))
+        console.print(f"step {step} is finite here: loss {loss:.4g}, gradient norm {norm:.4g}", soft_wrap=True)
+        return
+    broken = [one for one in found.samples if one.broken]
+    console.print(escape(found.error), style="red", soft_wrap=True)
+    if broken:
+        first = broken[0]
+        many = f", and in {len(broken) - 1} others" if broken[1:] else ""
+        said = f"first not finite: {first.broken}, in reply {first.index} of group {first.group_id}{many}"
+        console.print(escape(said), style="red", soft_wrap=True)
+    else:
+        console.print("each reply alone is finite: their sum is not, or the critic is not", style="red")
+    raise typer.Exit(1)
+
+
+@app.command()
 def report(run: Annotated[Path, typer.Argument(help="A run directory.")]) -> None:
     """Write a run's report.html: curves, intervals, replies."""
     from rlvr.observe.report import render_report
@@ -307,10 +336,10 @@ def main() -> None:
         sys.exit(130)
 
 
-def _require_training() -> None:
+def _require_training(*names: str) -> None:
     from importlib.util import find_spec
 
-    missing = [name for name in ("torch", "ray", "vllm", "transformers") if find_spec(name) is None]
+    missing = [name for name in names or ("torch", "ray", "vllm", "transformers") if find_spec(name) is None]
     if missing:
         raise ConfigError(f"training needs {', '.join(missing)}: run `make setup` or pip install rlvr[gpu]")
 

@@ -13,6 +13,7 @@ __all__ = [
     "GradingError",
     "LearnerError",
     "ModelError",
+    "NonFiniteError",
     "PluginError",
     "ResourceError",
     "RlvrError",
@@ -58,6 +59,10 @@ class EngineError(RlvrError):
 
 class LearnerError(RlvrError):
     """The learner cannot go on: a non-finite loss, say."""
+
+
+class NonFiniteError(LearnerError):
+    """A loss or a gradient is not finite; the weights are as before the update."""
 
 
 class GradingError(RlvrError):

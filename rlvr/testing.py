@@ -85,7 +85,11 @@ def rollout(
 
 
 def check_environment(environment: Environment, *, tasks: int = 64) -> list[str]:
-    """Check the contract on the first `tasks` tasks of both splits. Gives one sentence for each finding."""
+    """Check the contract on the first `tasks` tasks of both splits. Gives one sentence for each finding.
+
+    A method `demonstrations(*, seed)`, for a warm start, is optional. Its conversations must end with the assistant's
+    reply, be the same for the same seed, and hold no question of the split "eval".
+    """
     findings: list[str] = []
     splits: dict[str, list[Task]] = {}
     for split in ("train", "eval"):
@@ -100,6 +104,9 @@ def check_environment(environment: Environment, *, tasks: int = 64) -> list[str]
     twins = [t.id for t in splits.get("eval", []) if json.dumps(t.messages, default=str) in prompts]
     if shared or twins:
         findings.append(f"train and eval share tasks, such as {next(iter(shared), None) or twins[0]}")
+    if callable(getattr(environment, "demonstrations", None)):
+        with _found(findings, "demonstrations()"):
+            findings += _demonstration_findings(environment, splits.get("eval", []), count=tasks)
     return findings
 
 
@@ -170,12 +177,29 @@ def _task_findings(split: str, tasks: Sequence[Task]) -> Iterator[str]:
             yield f"task {one.id}: truth is not JSON: {error}"
 
 
-def _well_formed(one: Task) -> bool:
-    shaped = all(
+def _demonstration_findings(environment: Any, held_out: Sequence[Task], *, count: int) -> Iterator[str]:
+    first, again = (list(islice(environment.demonstrations(seed=0), count)) for _ in range(2))
+    if not first:
+        yield "demonstrations() gives none"
+    if first != again:
+        yield "demonstrations() gives others for the same seed"
+    questions = {json.dumps(one.messages, default=str) for one in held_out}
+    for place, messages in enumerate(first):
+        if len(messages) < 2 or not _messages(messages) or messages[-1]["role"] != "assistant":
+            yield f"demonstration {place}: messages must be role and content, both text, and end with the assistant's"
+        elif json.dumps(tuple(messages[:-1]), default=str) in questions:
+            yield f"demonstration {place} answers a task of the split eval"
+
+
+def _messages(found: Sequence[Any]) -> bool:
+    return all(
         set(message) == {"role", "content"} and message["role"] in _ROLES and isinstance(message["content"], str)
-        for message in one.messages
+        for message in found
     )
-    return bool(one.id) and bool(one.messages) and shaped and one.messages[-1]["role"] in ("user", "tool")
+
+
+def _well_formed(one: Task) -> bool:
+    return bool(one.id and one.messages) and _messages(one.messages) and one.messages[-1]["role"] in ("user", "tool")
 
 
 @contextmanager

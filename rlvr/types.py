@@ -145,7 +145,7 @@ class Group:
     task: Task
     rollouts: tuple[Rollout, ...]  # [G]
     grades: tuple[Grade | Ungraded, ...]  # [G]
-    values: NDArray[np.float32]  # [G], NaN where ungraded
+    values: NDArray[np.float32]  # [G], NaN where ungraded or masked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +157,7 @@ class GroupHeader:
     worker: str
     min_version: int
     max_version: int
-    values: tuple[float, ...]  # [G], NaN where ungraded
+    values: tuple[float, ...]  # [G], NaN where ungraded or masked
     verdicts: tuple[str, ...]  # [G], "UNGRADED" or "" (no verdict) included
     graded: tuple[bool, ...]  # [G]
     lengths: tuple[int, ...]  # [G] reply tokens that carry loss
@@ -165,36 +165,48 @@ class GroupHeader:
     seed: int
     reasons: tuple[str, ...] = ()  # why rollouts went ungraded
     unformatted: tuple[bool | None, ...] = ()  # [G] whether the asked format is missing; None where nobody looked
+    masked: tuple[bool, ...] = ()  # [G] graded, but left out because the token budget cut it; empty where none is
     seconds: float = 0.0
+
+    @property
+    def counted(self) -> tuple[bool, ...]:
+        """Tell which rollouts have a value, and so enter baseline, loss and denominators. Shape: [G]."""
+        masked = self.masked or (False,) * len(self.graded)
+        return tuple(graded and not out for graded, out in zip(self.graded, masked, strict=True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One reply as the learner sees it, with its credit."""
+    """One reply as the learner sees it, with its credit. Arrays per token are 0 where nothing was sampled."""
 
     group_id: str
     prompt_ids: NDArray[np.int32]  # [P]
     token_ids: NDArray[np.int32]  # [T]
     loss_mask: NDArray[np.bool_]  # [T] true where the token was sampled
-    old_logprobs: NDArray[np.float32]  # [T] nats
+    engine_logprobs: NDArray[np.float32]  # [T] nats
+    old_logprobs: NDArray[np.float32]  # [T] nats, of the policy that ratios are taken against
     advantages: NDArray[np.float32]  # [T]
+    returns: NDArray[np.float32] | None = None  # [T] what the critic should have said
+    old_values: NDArray[np.float32] | None = None  # [T] what it said
+    ref_logprobs: NDArray[np.float32] | None = None  # [T] nats, of the reference policy
+    correct: bool = False  # the verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Packed rows. A row is one prompt followed by replies to it, which share it.
+    """Samples as a forest of tokens in preorder, so that what samples begin with in common is computed once.
 
-    L = longest row, N = loss tokens of this batch (in reading order).
+    M = tokens of the forest, N = loss tokens of the samples, U = tokens of the forest that carry loss in any sample.
     """
 
-    token_ids: NDArray[np.int64]  # [R, L]
-    positions: NDArray[np.int64]  # [R, L] as if each reply stood alone behind the prompt
-    segments: NDArray[np.int64]  # [R, L]: 0 prompt, 1.. replies, -1 padding
-    sources: NDArray[np.int64]  # [N] index into the flattened rows, of the token whose output predicts the target
-    targets: NDArray[np.int64]  # [N] the token that was sampled
-    old_logprobs: NDArray[np.float32]  # [N]
-    advantages: NDArray[np.float32]  # [N]
-    sequences: NDArray[np.int64]  # [N] index of the sample in its step, for reductions by sequence
+    token_ids: NDArray[np.int64]  # [M]
+    positions: NDArray[np.int64]  # [M] distance from the root
+    parents: NDArray[np.int64]  # [M] the token before; -1 at a root
+    ends: NDArray[np.int64]  # [M] one past the last descendant
+    scored: NDArray[np.int64]  # [U] tokens whose log-probability is wanted
+    scored_at: NDArray[np.int64]  # [N] index into `scored`
+    samples: NDArray[np.int64]  # [N] index of the sample in its step
+    places: NDArray[np.int64]  # [N] index into the sample's arrays per token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,7 +276,11 @@ class Done:
 
 
 class Environment(Protocol):
-    """Says what the model sees. `reply` is needed only where there are several turns."""
+    """Says what the model sees. `reply` is needed only where there are several turns, `demonstrations` never.
+
+    The two are described in docs/: `async reply(task, messages) -> messages | Done` continues a conversation, and
+    `demonstrations(*, seed) -> conversations` shows worked solutions for a warm start.
+    """
 
     def tasks(self, split: str, *, seed: int) -> Iterable[Task]:
         """Yield the tasks of a split ("train" or "eval"): same seed, same tasks; ids unique; splits disjoint."""

@@ -99,7 +99,7 @@ def totals_of(groups: Sequence[Group]) -> Totals:
 def make_learner(folder: Path, *, tokens: int = 256, **algorithm: Any) -> Learner:
     """Make a learner that computes in float32."""
     settings = {"learning_rate": 1e-3} | algorithm
-    return Learner(folder, Algorithm(**settings), tokens_per_microbatch=tokens, threads=1, autocast=False)
+    return Learner(folder, Algorithm(**settings), tokens_per_microbatch=tokens, threads=1, precision="float32")
 
 
 def weights_of(learner: Learner) -> dict[str, torch.Tensor]:
@@ -119,9 +119,11 @@ def make_header(
     lengths: Sequence[int] | None = None,
     truncated: Sequence[bool] | None = None,
     reasons: Sequence[str] = (),
+    masked: Sequence[bool] = (),
 ) -> GroupHeader:
-    """Make a header; a value of NaN stands for an ungraded rollout."""
-    graded = tuple(not np.isnan(value) for value in values)
+    """Make a header; a value of NaN stands for an ungraded rollout, or a masked one where `masked` says so."""
+    left_out = masked or [False] * len(values)
+    graded = tuple(not np.isnan(value) or out for value, out in zip(values, left_out, strict=True))
     return GroupHeader(
         group_id="group",
         task_id="task",
@@ -135,4 +137,5 @@ def make_header(
         truncated=tuple(truncated or [False] * len(values)),
         seed=0,
         reasons=tuple(reasons),
+        masked=tuple(masked),
     )

@@ -56,11 +56,16 @@ def test_the_table_of_metrics_is_in_step(tables: ModuleType) -> None:
     assert tables.with_table(page, tables.metrics_table()) == page, ADVICE
 
 
+def test_the_page_of_algorithms_is_in_step(tables: ModuleType) -> None:
+    page = (ROOT / "docs" / "algorithms.md").read_text(encoding="utf-8")
+    assert tables.with_table(page, tables.algorithm_tables()) == page, ADVICE
+
+
 def test_every_key_of_a_recipe_has_its_meaning_in_one_place(tables: ModuleType) -> None:
     described = {name for name, field in tables.recipe_keys() if field.description}
     names = {name for name, _ in tables.recipe_keys()}
     assert names - described == set(tables.MEANINGS), (
-        "docs/make_tables.py says what rlvr/config.py does not, and no more"
+        "docs/make_tables.py says what rlvr/config/ does not, and no more"
     )
 
 

@@ -26,7 +26,7 @@ MODULES = sorted((name, path) for name, folder in PACKAGES.items() for path in f
 LAYERS = [
     {"rlvr"},
     {"errors", "types", "waiting"},
-    {"core", "functions"},
+    {"core", "functions", "presets"},
     {"config", "plugins", "observe"},
     {"rollout", "learner", "weights"},
     {"loop"},

@@ -43,6 +43,35 @@ class Sick(Tables):
         raise KeyError("no data")
 
 
+class Demonstrates(Tables):
+    def demonstrations(self, *, seed: int) -> Iterator[Any]:
+        yield from self.given(seed) if callable(self.given) else self.given
+
+    def __init__(self, given: Any) -> None:
+        super().__init__()
+        self.given = given
+
+
+CALLS = count()
+SHOWN = [messages_of([("user", "train 0"), ("assistant", "0")])]
+
+
+@pytest.mark.parametrize(
+    ("given", "finding"),
+    [
+        ([], "gives none"),
+        (lambda seed: [messages_of([("user", "q"), ("assistant", str(next(CALLS)))])], "for the same seed"),
+        ([messages_of([("user", "train 0")])], "demonstration 0: messages must be"),
+        ([*SHOWN, messages_of([("user", "a"), ("user", "b")])], "demonstration 1: messages must be"),
+        ([*SHOWN, messages_of([("user", "eval 1"), ("assistant", "1")])], "demonstration 1 answers a task of the spl"),
+        (lambda seed: [1 / 0], "demonstrations(): raises ZeroDivisionError"),
+    ],
+)  # fmt: skip
+def test_demonstrations_are_checked_where_there_are_any(given: Any, finding: str) -> None:
+    assert check_environment(Demonstrates(SHOWN)) == []
+    assert any(finding in one for one in check_environment(Demonstrates(given)))
+
+
 def test_sound_plug_ins_have_no_findings() -> None:
     assert check_environment(Tables()) == []
     assert check_environment(Arithmetic()) == []

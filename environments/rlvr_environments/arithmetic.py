@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import cycle
+from itertools import cycle, islice
 
 from rlvr.types import Message, Task
 
@@ -100,6 +100,7 @@ class Arithmetic:
         examples: how many worked examples stand before the question, 0 to 3.
         abstaining: a further example, before the last, answers a problem that is too hard with "I don't know".
         eval_tasks: size of the split "eval". Kinds that run out are filled up from the others.
+        demonstrations: how many worked solutions there are for a warm start.
     Errors: ValueError for unknown operations, a wrong number of examples, or more evaluation tasks than exist.
     """
 
@@ -110,6 +111,7 @@ class Arithmetic:
         examples: int = 3,
         abstaining: bool = False,
         eval_tasks: int = 512,
+        demonstrations: int = 512,
     ) -> None:
         unknown = [name for name in operations if name not in KINDS]
         if unknown or not operations or isinstance(operations, str):
@@ -118,6 +120,9 @@ class Arithmetic:
             raise ValueError(f"examples must be 0 to {len(_EXAMPLES)}, not {examples}")
         if eval_tasks < 1:
             raise ValueError(f"eval_tasks must be at least 1, not {eval_tasks}")
+        if demonstrations < 1:
+            raise ValueError(f"demonstrations must be at least 1, not {demonstrations}")
+        self._demonstrations = demonstrations
         self._operations = tuple(dict.fromkeys(operations))
         self._eval_tasks = eval_tasks
         shown = [_turns(example) for example in _EXAMPLES[:examples]]
@@ -138,13 +143,18 @@ class Arithmetic:
             return self._eval(seed)
         raise ValueError(f"arithmetic has the splits train and eval, not {split!r}")
 
+    def demonstrations(self, *, seed: int) -> Iterator[tuple[Message, ...]]:
+        """Yield conversations that end with a worked solution, of problems of the split "train" alone."""
+        for task in islice(self._train(f"demonstrations:{seed}"), self._demonstrations):
+            yield (*task.messages, Message(role="assistant", content=self.gold(task)))
+
     @staticmethod
     def gold(task: Task) -> str:
         """Write the reply that a perfect model would give."""
         problem = task.messages[-1]["content"].removeprefix("What is ").removesuffix("?")
         return f"{problem} = {task.truth}\nAnswer: {task.truth}"
 
-    def _train(self, seed: int) -> Iterator[Task]:
+    def _train(self, seed: int | str) -> Iterator[Task]:
         rng = random.Random(f"train:{seed}")
         decks = {name: self._deck(name, rng, held_out=False) for name in self._operations}
         while True:

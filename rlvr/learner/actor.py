@@ -1,40 +1,88 @@
-"""The learner as a Ray actor."""
+"""The learner as Ray actors: one, or one per rank. Rank 0 is the learner to all others and leads its followers."""
 
 from __future__ import annotations
 
+import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from rlvr.learner import checkpoint
+from rlvr.errors import LearnerError, brief, unwrapped
+from rlvr.learner import checkpoint, sft
 from rlvr.learner.algorithm import Algorithm, Totals
+from rlvr.learner.ranks import Ranks, free_port
+from rlvr.learner.sft import Demonstration, SftSettings
 from rlvr.types import Group, Manifest
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 __all__ = ["LearnerActor"]
+
+DEATH_S = 20.0  # for Ray to notice that a rank's process is gone
 
 
 @ray.remote(num_cpus=0)
 class LearnerActor:
-    """A coat around `Learner`: takes groups by reference, lends its tensors, saves and restores."""
+    """A coat around `Learner`: takes groups by reference, lends its tensors, saves and restores.
 
-    def __init__(self, folder: str, algorithm: Algorithm, **settings: Any) -> None:
+    With several ranks the first starts the others, with Ray's options `place` for each, and lets them run whatever
+    it runs that needs all ranks: `step`, `gather`, `score`, `save`, `restore` and the warm start.
+    """
+
+    def __init__(
+        self, folder: str, algorithm: Algorithm, *, ranks: Ranks | None = None, place: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> None:  # fmt: skip
         from rlvr.learner.step import Learner  # here, so that the driver, which names this class, never loads torch
 
         self._sender: Any = None
+        self._warming: Iterator[dict[str, float]] = iter(())
         self._lent_perturbed = False  # what the last export was, so that `send` sends the same
-        self._learner = Learner(Path(folder), algorithm, **settings)
+        self._followers: list[Any] = []
+        self._ranks = ranks = ranks or Ranks()
+        if ranks.count > 1 and not ranks.rank:
+            from rlvr.learner.actor import LearnerActor as Actor  # the name above is not known within a Ray process
+
+            self._ranks = ranks = replace(ranks, host=ray.util.get_node_ip_address(), port=free_port())
+            actor = cast(Any, Actor).options(**place or {})
+            others = [ranks.of(rank) for rank in range(1, ranks.count)]
+            self._followers = [actor.remote(folder, algorithm, ranks=other, **settings) for other in others]
+        with self._together("version"):
+            self._learner = Learner(Path(folder), algorithm, ranks=ranks, **settings)
 
     def step(self, references: Sequence[Any], totals: Totals) -> dict[str, float]:
         """Fetch the groups and take one step. Gives the learner's metrics with its seconds."""
         start = time.perf_counter()
-        groups: list[Group] = ray.get(list(references))
-        metrics = self._learner.step(groups, totals)
-        return metrics | {"learner_seconds": time.perf_counter() - start}
+        with self._together("step", references, totals):
+            groups: list[Group] = ray.get(list(references))
+            metrics = self._learner.step(groups, totals)
+        peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9
+        return metrics | {"learner_seconds": time.perf_counter() - start, "learner_peak_gb": peak}
+
+    def begin_warm_start(self, demonstrations: Sequence[Demonstration], settings: SftSettings) -> None:
+        """See `sft.warm_start`: its updates are taken one by one."""
+        with self._together("begin_warm_start", demonstrations, settings):
+            self._warming = sft.warm_start(self._learner, demonstrations, settings)
+
+    def warm_start_update(self) -> dict[str, float] | None:
+        """Take the next update of the warm start. Gives its metrics with its seconds, or None once all are taken."""
+        start = time.perf_counter()
+        with self._together("warm_start_update"):
+            metrics = next(self._warming, None)
+        return metrics and metrics | {"seconds": time.perf_counter() - start}
+
+    def refer_to(self, folder: str) -> None:
+        """See `Policy.refer_to`."""
+        with self._together("refer_to", folder):
+            self._learner.body.refer_to(Path(folder))
 
     def export(
         self, write: Callable[..., Manifest], *, version: int, folder: str, sequences: Sequence[NDArray[np.int32]],
@@ -43,23 +91,67 @@ class LearnerActor:
         """Let `write` export the tensors here, where they are, and score the canary with the same ones."""
         self._lent_perturbed = perturbed
         with self._learner.perturbed(perturbed):
-            return write(self._learner.tensors(), version=version, folder=folder), self._learner.score(sequences)
+            manifest = write(self._tensors(), version=version, folder=folder)
+            with self._together("score", sequences, perturbed):
+                return manifest, self._learner.score(sequences)
 
     def send(self, make_sender: Callable[..., Any]) -> None:
         """Send the tensors to the engines over a GPU transport; the channel stays open between pushes."""
         if self._sender is None:
-            self._sender = make_sender(tensors=self._learner.tensors)
+            self._sender = make_sender(tensors=self._tensors)
         with self._learner.perturbed(self._lent_perturbed):
             self._sender.send()
 
     def save(self, folder: str, facts: dict[str, Any]) -> None:
         """See `checkpoint.save`."""
-        checkpoint.save(self._learner, Path(folder), facts=facts)
+        with self._together("save", folder, facts):
+            checkpoint.save(self._learner, Path(folder), facts=facts)
 
     def restore(self, folder: str) -> dict[str, Any]:
         """See `checkpoint.restore`."""
-        return checkpoint.restore(self._learner, Path(folder))
+        with self._together("restore", folder):
+            return checkpoint.restore(self._learner, Path(folder))
 
     def version(self) -> int:
         """Give the number of optimizer steps taken."""
         return self._learner.version
+
+    def gather(self, perturbed: bool) -> None:
+        """Take part, as a follower, in the gathering of all tensors."""
+        with self._together("gather", perturbed), self._learner.perturbed(perturbed):
+            for _ in self._learner.tensors():
+                pass
+
+    def score(self, sequences: Sequence[NDArray[np.int32]], perturbed: bool) -> None:
+        """Take part, as a follower, in scoring the canary."""
+        with self._together("score", sequences, perturbed), self._learner.perturbed(perturbed):
+            self._learner.score(sequences)
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        with self._together("gather", self._lent_perturbed):
+            yield from self._learner.tensors()
+
+    @contextmanager
+    def _together(self, call: str, *arguments: Any) -> Iterator[None]:
+        """Let the followers run a call while the block runs here. Where one fails all do: see `Ranks.together`."""
+        theirs = [getattr(follower, call).remote(*arguments) for follower in self._followers]
+        try:
+            with self._ranks.together():
+                yield
+                if theirs:
+                    with unwrapped():
+                        ray.get(theirs, timeout=self._ranks.deadline_s)
+        except LearnerError:
+            self._find_the_dead(theirs)
+            raise
+
+    def _find_the_dead(self, calls: Sequence[Any]) -> None:
+        """Errors: LearnerError where a follower's process is gone, which is then the cause of all else."""
+        ray.wait(list(calls), num_returns=len(calls), timeout=DEATH_S) if calls else None
+        for rank, call in enumerate(calls, start=1):
+            try:
+                ray.get(call, timeout=0)
+            except ray.exceptions.RayActorError as error:
+                raise LearnerError(f"learner rank {rank} died: {brief(error)}") from error
+            except (ray.exceptions.RayError, LearnerError):
+                continue  # it lives, and failed as we did

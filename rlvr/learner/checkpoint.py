@@ -1,7 +1,7 @@
 """Checkpoints: a folder that `transformers` and vLLM load as it is, with what a resumed run needs inside it.
 
 The top of the folder is a model in Hugging Face layout, in bfloat16: the very bytes that the engines were given.
-`trainer/` holds float32 master weights, the optimizer, and the facts of the run.
+`trainer/` holds float32 master weights, those of a critic too, the optimizers, and the facts of the run.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,8 @@ from rlvr.errors import BoundaryError, CheckpointError, boundary
 from rlvr.learner.model import TOKENIZER_FILES
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from rlvr.learner.step import Learner
 
 __all__ = ["latest", "restore", "save"]
@@ -32,15 +36,18 @@ def save(learner: Learner, folder: Path, *, facts: dict[str, Any]) -> None:
     scratch, aside = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
     try:
         with boundary("writing"):  # safetensors and torch have their own errors for a full disk
+            files, state = _files(learner), learner.state()  # all ranks gather, and have met when the first one writes
+            if learner.ranks.rank:
+                with tempfile.TemporaryDirectory() as aside_of_all:  # an adapter is gathered as it is written
+                    learner.body.save_adapter(Path(aside_of_all) / "adapter")
+                return
             shutil.rmtree(scratch, ignore_errors=True)
             (scratch / "trainer").mkdir(parents=True)
-            tied = learner.model.config.tie_word_embeddings
-            served = {n: t.contiguous() for n, t in learner.tensors() if not (tied and n == "lm_head.weight")}
-            save_file(served, scratch / "model.safetensors", metadata={"format": "pt"})
+            for name, tensors in files.items():
+                save_file(tensors, scratch / name, metadata={"format": "pt"})
             _describe_model(learner, scratch)
-            master = {n: t.contiguous() for n, t in learner.model.state_dict().items() if n in served}
-            save_file(master, scratch / "trainer" / "master.safetensors")
-            torch.save(learner.state(), scratch / "trainer" / "state.pt")
+            learner.body.save_adapter(scratch / "adapter")
+            torch.save(state, scratch / "trainer" / "state.pt")
             (scratch / "trainer" / "facts.json").write_text(json.dumps(facts))
             shutil.rmtree(aside, ignore_errors=True)
             if folder.exists():
@@ -64,12 +71,9 @@ def restore(learner: Learner, folder: Path) -> dict[str, Any]:
     try:
         with boundary("reading"):
             weights = load_file(folder / "trainer" / "master.safetensors")
-            if learner.model.config.tie_word_embeddings:
-                embedding = learner.model.get_input_embeddings().weight
-                names = [n for n, p in learner.model.named_parameters() if p is embedding]
-                weights["lm_head.weight"] = weights[names[0]]
             state = torch.load(folder / "trainer" / "state.pt", weights_only=True)
-            learner.restore(weights, state)
+            critic = load_file(folder / "trainer" / "critic.safetensors") if learner.critic else {}
+            learner.restore(weights, state, critic=critic)
             return dict(json.loads((folder / "trainer" / "facts.json").read_text()))
     except BoundaryError as error:
         raise CheckpointError(f"the checkpoint {folder} cannot be read: {error.reason}") from error
@@ -79,6 +83,21 @@ def latest(folder: Path) -> Path | None:
     """Give the newest whole checkpoint of a run, or None."""
     found = [path for path in folder.glob("step-*") if (path / "trainer" / "facts.json").is_file()]
     return max(found, default=None)
+
+
+def _files(learner: Learner) -> dict[str, dict[str, Tensor]]:
+    """Give what each file of tensors holds."""
+
+    def gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return dict(learner.ranks.gather({name: tensor.detach() for name, tensor in tensors.items()}))
+
+    tied, first = learner.model.config.tie_word_embeddings, learner.ranks.rank == 0
+    served = {n: t.contiguous() for n, t in learner.tensors() if first and not (tied and n == "lm_head.weight")}
+    masters = gathered(learner.body.state(learner.updater.masters))
+    files = {"model.safetensors": served, "trainer/master.safetensors": masters}
+    if learner.critic:
+        files["trainer/critic.safetensors"] = gathered(learner.critic.updater.masters)
+    return files
 
 
 def _describe_model(learner: Learner, folder: Path) -> None:

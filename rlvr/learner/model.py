@@ -49,14 +49,18 @@ def prepare(path: str) -> Path:
 
 
 def load_model(folder: Path, *, dtype: Any = None) -> PreTrainedModel:
-    """Load a causal language model for training: float32 master weights, attention that takes a mask of any form."""
+    """Load a causal language model whose attention takes forests of tokens, in float32 unless told otherwise."""
     import torch
     from transformers import AutoModelForCausalLM
+
+    from rlvr.learner.attention import IMPLEMENTATION, register
+
+    register()
 
     try:
         with boundary(f"loading the model in {folder}"):
             model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype or torch.float32, attn_implementation="sdpa", local_files_only=True
+                folder, dtype=dtype or torch.float32, attn_implementation=IMPLEMENTATION, local_files_only=True
             )
     except BoundaryError as error:
         raise ModelError(str(error)) from error

@@ -4,200 +4,250 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from rlvr.core.logprobs import token_logprobs
-from rlvr.core.losses import clipped_surrogate, token_weights
-from rlvr.core.packing import pack, visible
-from rlvr.errors import LearnerError, ModelError
+from rlvr.core.losses import token_weights
+from rlvr.core.packing import collect, pack
+from rlvr.errors import NonFiniteError
+from rlvr.learner.adapter import AdapterSettings
 from rlvr.learner.algorithm import Algorithm, Totals
-from rlvr.learner.credit import credit
-from rlvr.learner.model import load_model
+from rlvr.learner.body import plain_sample
+from rlvr.learner.credit import credit, graded_rollouts, sampled
+from rlvr.learner.critic import Critic
+from rlvr.learner.objective import objective
+from rlvr.learner.policy import Policy
+from rlvr.learner.ranks import Ranks
+from rlvr.learner.update import Updater
 from rlvr.types import Batch, Group, Sample
 
 __all__ = ["Learner", "keep_freed_memory"]
 
+# Metrics that are sums over tokens, and are told as means.
+PER_TOKEN = ("entropy", "clipped", "mismatch", "kl", "correction", "correction_kept")
+
 
 class Learner:
-    """Trains a causal language model on graded groups: float32 master weights, bfloat16 matrix products."""
+    """Trains a causal language model on graded groups: float32 master weights, matrix products in `precision`."""
 
     def __init__(
         self, folder: Path, algorithm: Algorithm, *, tokens_per_microbatch: int, threads: int | None = None,
-        device: str = "cpu", autocast: bool = True,
+        device: str = "cpu", precision: str = "bfloat16", gradient_checkpointing: bool = False, compile: bool = False,
+        ranks: Ranks | None = None, adapter: AdapterSettings | None = None,
     ) -> None:  # fmt: skip
         if torch.device(device).type == "cpu":
             keep_freed_memory()
             torch.set_num_threads(threads or torch.get_num_threads())
-        self.algorithm, self.tokens_per_microbatch = algorithm, tokens_per_microbatch
-        self.device, self.autocast = torch.device(device), autocast
-        self.folder = folder
-        self.model = load_model(folder).to(self.device)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=algorithm.learning_rate, betas=algorithm.betas, eps=algorithm.adam_eps,
-            weight_decay=algorithm.weight_decay, fused=True,
+        self.algorithm, self.tokens_per_microbatch, self.folder = algorithm, tokens_per_microbatch, folder
+        self.dtype, self.ranks = getattr(torch, precision), ranks or Ranks()
+        self.body = Policy(
+            folder, dtype=self.dtype, device=device, temperature=algorithm.temperature, adapter=adapter,
+            shard=lambda body: self.ranks.shard(body, dtype=self.dtype),
         )  # fmt: skip
-        self.version = 0
-        self._check_head()
+        self.model = self.body.model
+        self.updater = Updater(
+            self.body.trained(), dtype=torch.float32 if adapter else self.dtype,  # adapters are float32 throughout
+            groups=self.body.groups(algorithm.learning_rate), rate=algorithm.learning_rate, betas=algorithm.betas,
+            eps=algorithm.adam_eps, weight_decay=algorithm.weight_decay,
+        )  # fmt: skip
+        self.critic = None
+        if algorithm.baseline == "critic":
+            self.critic = Critic(algorithm, self.body, folder=folder, dtype=self.dtype, ranks=self.ranks)
+        for body in {self.body, self.critic.body if self.critic else self.body}:
+            if gradient_checkpointing:
+                body.recompute_layers()
+            if compile:
+                body.compile_layers()
+        self.version = self.updates = 0  # steps, and optimizer updates of the policy
 
     def step(self, groups: Sequence[Group], totals: Totals) -> dict[str, float]:
-        """Take one optimizer step on the groups and give its metrics. Without a gradient the weights stay as they are.
+        """Take one step on the groups and give its metrics. Without a gradient the weights stay as they are.
 
-        Errors: LearnerError where loss or gradient is not finite; the weights are then untouched.
+        Errors: NonFiniteError where loss or gradient is not finite; the weights are then as before that update.
         """
-        samples = credit(groups, self.algorithm)
-        metrics = self._accumulate(samples, totals)
-        rate = self._learning_rate()
-        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.algorithm.max_grad_norm))
-        if not (np.isfinite(metrics["loss"]) and np.isfinite(norm)):
-            self.optimizer.zero_grad(set_to_none=True)
-            raise LearnerError(
-                f"step {self.version + 1}: loss {metrics['loss']} or gradient norm {norm} is not finite; "
-                "lower algorithm.learning_rate or look at the rollouts of this step"
-            )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        a = self.algorithm
+        rollouts = graded_rollouts(groups)
+        plain = [plain_sample(r.prompt_ids, r.token_ids, mask=sampled(r)) for r in rollouts]
+        reference = self._scored(plain, self.body.reference) if a.kl != "none" else None
+        values = self._scored(plain, self.critic.predict) if self.critic else None
+        if not all(np.isfinite(array).all() for array in values or ()):
+            told = "a value of the critic is not finite; lower critic.learning_rate"
+            raise NonFiniteError(f"step {self.version + 1}: {told}")
+        samples = credit(groups, a, values=values, ref_logprobs=reference)
+        warms_up = self.critic is not None and self.critic.warms_up(self.version)
+        if a.old_logprobs == "learner" and a.updates > 1 and not warms_up:
+            olds = self._scored(samples, self.body.logprobs)
+            samples = [replace(s, old_logprobs=old) for s, old in zip(samples, olds, strict=True)]
+        sums: Counter[str] = Counter()
+        positives = sum(int(sample.loss_mask.sum()) for sample in samples if sample.correct)
+        for part in self._minibatches(samples):
+            if self.critic and (self.critic.own or warms_up):  # before the policy: never both graphs or gradients
+                batches, tokens = self.microbatches(part), totals.loss_tokens / a.minibatches
+                sums.update(self.ranks.total(self.critic.accumulate(part, batches, tokens=tokens)))
+                sums.update(self._update(sums, critic_grad_norm=self.critic.updater))
+            if not warms_up:
+                sums.update(self.ranks.total(self._accumulate(part, totals, positives)))
+                head = {} if self.critic is None or self.critic.own else {"critic_grad_norm": self.critic.updater}
+                sums.update(self._update(sums, grad_norm=self.updater, **head))
         self.version += 1
-        return metrics | {"grad_norm": norm, "learning_rate": rate, "trained": float(len(samples))}
+        compared = self.critic.told(samples) if self.critic else {}
+        return self._told(sums) | compared | {"learning_rate": self._rate(self.version - 1),
+                                              "trained": float(len(samples))}  # fmt: skip
 
     @torch.no_grad()
     def score(self, sequences: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Give log p of every token but the first of each sequence, [T-1] each, at temperature 1, like an engine."""
-        results: dict[int, np.ndarray] = {}
-        with self._precision():
-            for length in {len(ids) for ids in sequences}:  # equal lengths go through together, without padding
-                places = [place for place, ids in enumerate(sequences) if len(ids) == length]
-                rows = np.stack([np.asarray(sequences[place], dtype=np.int64) for place in places])
-                tokens = torch.from_numpy(rows).to(self.device)
-                hidden = self.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state[:, :-1]
-                logprobs, _ = token_logprobs(
-                    hidden.flatten(0, 1), self._head(), tokens[:, 1:].flatten(), dtype=self._matmul_dtype()
-                )
-                results |= dict(zip(places, logprobs.view(len(places), -1).float().cpu().numpy(), strict=True))
-        return [results[place] for place in range(len(sequences))]
+        plain = [plain_sample(ids[:1], ids[1:]) for ids in sequences]
+        return self._scored(plain, self.body.at(1.0).logprobs)
 
-    def _accumulate(self, samples: Sequence[Sample], totals: Totals) -> dict[str, float]:
-        sums = dict.fromkeys(("loss", "entropy", "clipped", "mismatch", "tokens"), 0.0)
+    def _minibatches(self, samples: Sequence[Sample]) -> Iterator[list[Sample]]:
+        """Yield the samples of each update: whole groups, which share prompts, in an order drawn for each epoch."""
+        a = self.algorithm
+        if a.updates == 1:
+            yield list(samples)
+            return
+        draw = np.random.default_rng([a.seed, self.version])
+        groups = list(dict.fromkeys(sample.group_id for sample in samples))
+        for _ in range(a.epochs):
+            for part in np.array_split(draw.permutation(len(groups)), a.minibatches):
+                chosen = {groups[index] for index in part}
+                yield [sample for sample in samples if sample.group_id in chosen]
+
+    def _accumulate(self, samples: Sequence[Sample], totals: Totals, positives: int) -> Counter[str]:
+        """Add up the gradients of one update, and its metrics over tokens."""
+        sums: Counter[str] = Counter()
+        sums.update({"loss": 0.0, "tokens": 0.0})
         lengths = torch.tensor([int(sample.loss_mask.sum()) for sample in samples], dtype=torch.int64)
-        with self._precision():  # one cast of the weights serves every micro-batch
-            for batch in pack(samples, max_tokens=self.tokens_per_microbatch) if samples else []:
-                for name, value in self._micro_step(batch, totals, lengths).items():
-                    sums[name] += value
-        tokens = sums.pop("tokens")
-        loss = sums.pop("loss")
-        # without a single trained token these are unknown, and unknown is not 0
-        means = {name: value / tokens for name, value in sums.items()} if tokens else {}
-        return {"loss": loss, "trained_tokens": tokens, **means}
+        for batch in self.microbatches(samples):
+            sums.update(self._micro_step(batch, samples, totals, lengths, positives))
+        return sums
 
-    def _micro_step(self, batch: Batch, totals: Totals, lengths: torch.Tensor) -> dict[str, float]:
-        logprobs, entropy = self.forward(batch)
-        old = torch.from_numpy(batch.old_logprobs).to(self.device)
-        advantages = torch.from_numpy(batch.advantages).to(self.device)
-        loss, clipped = clipped_surrogate(
-            logprobs, old, advantages, low=self.algorithm.clip_low, high=self.algorithm.clip_high
-        )
+    def _micro_step(
+        self, batch: Batch, samples: Sequence[Sample], totals: Totals, lengths: Tensor, positives: int
+    ) -> dict[str, float]:
+        a = self.algorithm
+        states = self.body.states(batch)
+        logprobs, entropy = self.body.logprobs(batch, states=states)
+        sequences = torch.from_numpy(batch.samples).to(logprobs.device)
+
+        def of(name: str) -> Tensor:
+            return torch.from_numpy(collect(samples, batch, name)).to(logprobs.device)
+
         weights = token_weights(
-            torch.from_numpy(batch.sequences), per=self.algorithm.loss_per, num_loss_tokens=totals.loss_tokens,
-            num_sequences=totals.sequences, lengths=lengths, constant=self.algorithm.loss_constant,
-        ).to(self.device)  # fmt: skip
-        total = (weights * loss).sum()
+            sequences, per=a.loss_per, num_loss_tokens=totals.loss_tokens, num_sequences=totals.sequences,
+            lengths=lengths.to(sequences.device), constant=a.loss_constant,
+        )  # fmt: skip
+        old = logprobs.detach() if a.old_logprobs == "learner" and a.updates == 1 else of("old_logprobs")
+        per_token, metrics = objective(
+            a, logprobs=logprobs, entropy=entropy, old_logprobs=old, engine_logprobs=of("engine_logprobs"),
+            advantages=of("advantages"), sequences=sequences,
+            ref_logprobs=of("ref_logprobs") if a.kl != "none" else None,
+            correct=torch.tensor([s.correct for s in samples], device=sequences.device)[sequences],
+            weights=weights, positive_tokens=positives,
+        )  # fmt: skip
+        total = (weights * per_token).sum() * a.minibatches  # a minibatch stands for the step
+        told = {name: float(value) for name, value in metrics.items()}
+        told |= {"loss": float(total.detach()), "tokens": float(len(logprobs))}
+        if self.critic and not self.critic.own:
+            value_loss, more = self.critic.loss(states, batch, samples, tokens=totals.loss_tokens / a.minibatches)
+            total = total + self.critic.scale * value_loss
+            told |= more
         total.backward()
-        return {
-            "loss": float(total.detach()),
-            "entropy": float(entropy.sum()),
-            "clipped": float(clipped.sum()),
-            "mismatch": float((logprobs.detach() - old).abs().sum()),
-            "tokens": float(len(old)),
-        }
+        return told
 
-    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Give log-probabilities and entropies [N] of a packed batch's loss tokens, after temperature, in nats."""
-        tokens = torch.from_numpy(batch.token_ids).to(self.device)
-        hidden = self.model.base_model(
-            input_ids=tokens,
-            position_ids=torch.from_numpy(batch.positions).to(self.device),
-            attention_mask=torch.from_numpy(visible(batch.segments)).to(self.device),
-            use_cache=False,
-        ).last_hidden_state
-        chosen = hidden.flatten(0, 1)[torch.from_numpy(batch.sources).to(self.device)]
-        targets = torch.from_numpy(batch.targets).to(self.device)
-        return token_logprobs(
-            chosen, self._head(), targets, temperature=self.algorithm.temperature, dtype=self._matmul_dtype()
-        )
+    def _update(self, sums: Mapping[str, float], **updaters: Updater) -> dict[str, float]:
+        """Take an optimizer step with each updater, all or none, and give the norms of their gradients."""
+        if self.updater in updaters.values():
+            self.body.before_update()
+        if self.critic and "critic_grad_norm" in updaters:
+            self.critic.meet()
+        norms = {name: u.gradient_norm(limit=self.algorithm.max_grad_norm) for name, u in updaters.items()}
+        for kind, section in (("value loss", "critic"), ("loss", "algorithm")):
+            loss = sums.get(kind.replace(" ", "_"), 0.0)
+            norm = norms.get("grad_norm" if section == "algorithm" else "critic_grad_norm", 0.0)
+            if not (np.isfinite(loss) and np.isfinite(norm)):
+                for updater in updaters.values():
+                    updater.forget()
+                raise NonFiniteError(
+                    f"step {self.version + 1}: {kind} {loss} or gradient norm {norm} is not finite; "
+                    f"lower {section}.learning_rate or look at the rollouts of this step"
+                )
+        for updater in updaters.values():
+            updater.update(share=self._share(self.version), then=self._follow if updater is self.updater else None)
+        return norms
 
-    @torch.no_grad()
-    def _check_head(self) -> None:
-        """Make sure that logits are hidden states times the head, as `token_logprobs` takes them to be."""
-        tokens = torch.arange(1, 9, device=self.device)[None]
-        whole = self.model(input_ids=tokens, use_cache=False).logits[0, :-1].float().log_softmax(-1)
-        hidden = self.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state[0, :-1]
-        ours, _ = token_logprobs(hidden, self._head(), tokens[0, 1:])
-        if not torch.allclose(whole.gather(1, tokens[0, 1:, None])[:, 0], ours, atol=1e-3):
-            raise ModelError(
-                f"the model in {self.folder} does more to its logits than multiply by the output head (a bias, a soft "
-                "cap or a scale), which this learner does not do"
-            )
+    def _follow(self) -> None:
+        self.updates += 1
+        self.body.after_update(self.updates)
 
-    def _head(self) -> torch.Tensor:
-        return self.model.get_output_embeddings().weight
+    def _scored(self, samples: Sequence[Sample], forward: Callable[[Batch], tuple[Tensor, Any]]) -> list[np.ndarray]:
+        """Give a number for each loss token of each sample, [T] each, 0 elsewhere, without gradient."""
+        arrays = [np.zeros(len(sample.token_ids), dtype=np.float32) for sample in samples]
+        with torch.no_grad():
+            for batch in self.microbatches(samples):
+                found = forward(batch)[0].float().cpu().numpy()
+                for index in np.unique(batch.samples):
+                    here = batch.samples == index
+                    arrays[index][batch.places[here]] = found[here]
+        return self.ranks.combine(arrays)
 
-    def _matmul_dtype(self) -> torch.dtype:
-        return torch.bfloat16 if self.autocast else torch.float32
+    def microbatches(self, samples: Sequence[Sample]) -> Sequence[Batch]:
+        """Give the micro-batches of this rank."""
+        return self.ranks.share(pack(samples, max_tokens=self.tokens_per_microbatch, ranks=self.ranks.count))
 
-    @contextlib.contextmanager
-    def _precision(self) -> Iterator[None]:
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
-            yield
+    def _told(self, sums: Counter[str]) -> dict[str, float]:
+        tokens, valued = sums["tokens"], sums["value_tokens"]
+        means = ("loss", "grad_norm", "value_loss", "critic_grad_norm")
+        told = {name: sums[name] / self.algorithm.updates for name in means if name in sums}
+        told["trained_tokens"] = (tokens or valued) / self.algorithm.epochs
+        if valued:
+            told["value_clipped"] = sums["value_clipped"] / valued
+        if not tokens:
+            return told  # without a single trained token the rest is unknown, and unknown is not 0
+        told |= {name: sums[name] / tokens for name in PER_TOKEN if name in sums}
+        if squares := sums.get("correction_squares"):
+            told["effective_sample_size"] = sums["correction"] ** 2 / (tokens * squares)
+        return told
 
-    def _learning_rate(self) -> float:
+    def _share(self, version: int) -> float:
         warmup = self.algorithm.warmup_steps
-        share = min(1.0, (self.version + 1) / warmup) if warmup else 1.0
-        return self.algorithm.learning_rate * share
+        return min(1.0, (version + 1) / warmup) if warmup else 1.0
 
-    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield every tensor by name as the engine takes it, in bfloat16; a tied output head is named explicitly."""
-        seen = set()
-        for name, tensor in self.model.state_dict().items():
-            seen.add(name)
-            yield name, tensor.detach().to(torch.bfloat16)
-        if "lm_head.weight" not in seen:
-            yield "lm_head.weight", self._head().detach().to(torch.bfloat16)
+    def _rate(self, version: int) -> float:
+        return self.algorithm.learning_rate * self._share(version)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """See `Policy.tensors`."""
+        return self.body.tensors()
 
     @contextlib.contextmanager
     def perturbed(self, wanted: bool = True) -> Iterator[None]:
-        """Multiply every weight by 1 + 0.2 e, e ~ N(0, 1), within the block; put the exact weights back after it."""
-        if not wanted:
+        """See `Policy.perturbed`; nothing happens where it is not wanted."""
+        with self.body.perturbed(self.updater.publish) if wanted else contextlib.nullcontext():
             yield
-            return
-        generator = torch.Generator().manual_seed(0)
-        kept = [p.detach().clone() for p in self.model.parameters()]
-        with torch.no_grad():
-            for p in self.model.parameters():
-                noise = torch.randn(p.shape, generator=generator).to(p.device)
-                # a tensor of zeros, as a fresh bias is, would not move by a factor
-                p.copy_(p * (1.0 + 0.2 * noise) if p.any() else 0.01 * noise)
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for p, old in zip(self.model.parameters(), kept, strict=True):
-                    p.copy_(old)
 
     def state(self) -> dict[str, Any]:
-        """Give what a resumed run needs beside the model's float32 weights."""
-        return {"optimizer": self.optimizer.state_dict(), "version": self.version}
+        """Give what a resumed run needs beside the float32 masters."""
+        critic = {"critic": self.critic.updater.optimizer.state_dict()} if self.critic else {}
+        counts = {"version": self.version, "updates": self.updates}
+        return self.ranks.gather({"optimizer": self.updater.optimizer.state_dict(), **counts, **critic})
 
-    def restore(self, weights: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
-        """Take up weights and optimizer as a checkpoint holds them."""
-        self.model.load_state_dict(weights, strict=True)
-        self.optimizer.load_state_dict(dict(state["optimizer"]))
-        self.version = int(state["version"])
+    def restore(
+        self, masters: Mapping[str, Tensor], state: Mapping[str, Any], *, critic: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Take up masters or an adapter, optimizers, and a critic where there is one, as a checkpoint holds them."""
+        self.body.load(masters)
+        self.updater.restore(self.updater.masters if self.body.adapter else masters, state["optimizer"])
+        if self.critic:
+            self.critic.updater.restore(critic or {}, state["critic"])
+        self.version, self.updates = int(state["version"]), int(state["updates"])
 
 
 def keep_freed_memory() -> None:

@@ -18,8 +18,9 @@ class Admitted:
     """The groups of a step that carry gradient, with the denominators of the whole step."""
 
     references: tuple[Any, ...]
-    loss_tokens: int  # of every graded rollout that is fresh enough, flat groups included
+    loss_tokens: int
     sequences: int
+    idle_tokens: int  # sampled for groups that neither train nor count
     counts: dict[str, int]  # groups by `Admission`
 
     def shares(self) -> dict[str, float]:
@@ -28,24 +29,36 @@ class Admitted:
 
 
 class Buffer:
-    """Applies the admission rules to headers. It never looks into a group."""
+    """Applies the admission rules to headers. It never looks into a group.
 
-    def __init__(self, *, max_staleness: int, flat_groups_have_no_gradient: bool) -> None:
+    The denominators are those of every rollout with a value in a group that is fresh enough. A flat group counts in
+    them, as its tokens are part of the mean; where others are sampled in its place (`flat_groups_count=False`), it
+    does not, as if it had never been drawn.
+    """
+
+    def __init__(
+        self, *, max_staleness: int, flat_groups_have_no_gradient: bool, flat_groups_count: bool = True, least: int = 2
+    ) -> None:
         self.max_staleness, self.flat_groups_have_no_gradient = max_staleness, flat_groups_have_no_gradient
+        self.flat_groups_count, self.least = flat_groups_count, least
 
     def admit(self, arrived: Sequence[tuple[GroupHeader, Any]], learner_version: int) -> Admitted:
         """Sort a step's groups. A reference is kept only for what trains."""
         kept, counts = [], Counter({kind.value: 0 for kind in Admission})
-        tokens = sequences = 0
+        tokens = sequences = idle = 0
         for header, reference in arrived:
             fate = admit(
-                header, learner_version, max_staleness=self.max_staleness,
+                header, learner_version, max_staleness=self.max_staleness, least=self.least,
                 flat_groups_have_no_gradient=self.flat_groups_have_no_gradient,
             )  # fmt: skip
             counts[fate.value] += 1
             if fate is Admission.TRAIN:
                 kept.append(reference)
-            if fate in (Admission.TRAIN, Admission.FLAT):
-                tokens += sum(n for n, graded in zip(header.lengths, header.graded, strict=True) if graded)
-                sequences += sum(header.graded)
-        return Admitted(references=tuple(kept), loss_tokens=tokens, sequences=sequences, counts=dict(counts))
+            if fate is Admission.TRAIN or (fate is Admission.FLAT and self.flat_groups_count):
+                tokens += sum(n for n, counted in zip(header.lengths, header.counted, strict=True) if counted)
+                sequences += sum(header.counted)
+            else:
+                idle += sum(header.lengths)
+        return Admitted(
+            references=tuple(kept), loss_tokens=tokens, sequences=sequences, idle_tokens=idle, counts=dict(counts)
+        )

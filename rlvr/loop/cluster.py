@@ -9,26 +9,25 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import ray
 
-from rlvr import plugins
 from rlvr.config import Recipe
-from rlvr.core.payoff import Payoff
 from rlvr.errors import ConfigError, EngineError, ResourceError, brief, cause_of
 from rlvr.learner.actor import LearnerActor
-from rlvr.learner.algorithm import Algorithm, Totals
+from rlvr.learner.algorithm import Totals
+from rlvr.learner.sft import Demonstration, SftSettings
+from rlvr.loop.settings import algorithm_of, learner_settings_of, payoff_of, rollout_settings_of, transport_of
 from rlvr.observe.libraries import preloads
 from rlvr.observe.recorder import make_recorder
 from rlvr.rollout.actor import RolloutActor
 from rlvr.rollout.engine import EngineSettings
 from rlvr.rollout.grading import RewardSpec
-from rlvr.rollout.runner import RolloutSettings
-from rlvr.types import Group, GroupHeader, Receipt, Task
+from rlvr.types import Group, GroupHeader, Message, Receipt, Task
 from rlvr.weights.actor import WeightServiceActor
 from rlvr.weights.service import Fault
 
@@ -61,10 +60,11 @@ class Cluster:
         _start_ray(self.recipe.hardware.ray_address)
         try:
             self._folder = _shared_folder(self.model)
+            settings = learner_settings_of(self.recipe, cores=len(os.sched_getaffinity(0)))
             self._learner = (
                 cast(Any, LearnerActor)
                 .options(**self._place())
-                .remote(str(self.model), algorithm_of(self.recipe), **self._learner_settings())
+                .remote(str(self.model), algorithm_of(self.recipe), place=self._place(), **settings)
             )
             self._workers = {f"worker-{i}": self._start_worker(i) for i in range(self.recipe.rollout.workers)}
             starting = [worker.start.remote() for worker in self._workers.values()]
@@ -137,6 +137,22 @@ class Cluster:
         """Let the learner take one step."""
         call = self._learner.step.remote(list(references), totals)
         return dict(self._get(call, self.recipe.rollout.deadline_s, "the learner's step"))
+
+    def render_demonstrations(self, conversations: Sequence[Sequence[Message]]) -> list[Demonstration]:
+        """Give the token ids of conversations, as an engine would be given the prompt and sample the reply."""
+        worker = next(iter(self._workers.values()))
+        return list(self._get(worker.render_demonstrations.remote(list(conversations)), START_S, "the demonstrations"))
+
+    def warm_start(self, demonstrations: Sequence[Demonstration], settings: SftSettings) -> Iterator[dict[str, float]]:
+        """Let the learner take the updates of a warm start, and yield the metrics of each."""
+        deadline = self.recipe.rollout.deadline_s
+        self._get(self._learner.begin_warm_start.remote(list(demonstrations), settings), deadline, "the warm start")
+        while metrics := self._get(self._learner.warm_start_update.remote(), deadline, "an update of the warm start"):
+            yield dict(metrics)
+
+    def refer_to(self, folder: Path) -> None:
+        """Let the model in a folder be the reference of a KL."""
+        self._get(self._learner.refer_to.remote(str(folder.absolute())), START_S, "the learner")
 
     def publish(self, version: int) -> list[Receipt]:
         """Push the learner's weights to all workers and prove them there."""
@@ -219,9 +235,7 @@ class Cluster:
         return cast(Any, RolloutActor).options(**self._place()).remote(
             f"worker-{index}",
             engine=engine,
-            settings=RolloutSettings(
-                max_new_tokens=r.max_new_tokens, temperature=r.temperature, max_model_len=r.max_model_len
-            ),
+            settings=rollout_settings_of(self.recipe),
             payoff=self._payoff,
             environment=(self.recipe.environment.name, self.recipe.environment.options),
             rewards=[RewardSpec(name=p.name, weight=p.weight, options=p.options) for p in self.recipe.reward],
@@ -229,12 +243,6 @@ class Cluster:
                 "processes": r.grading_processes, "timeout_s": r.grading_timeout_s, "memory_mb": r.grading_memory_mb
             },
         )  # fmt: skip
-
-    def _learner_settings(self) -> dict[str, Any]:
-        h = self.recipe.hardware
-        threads = h.threads or len(os.sched_getaffinity(0))
-        device = "cuda" if h.kind == "gpu" else "cpu"
-        return {"tokens_per_microbatch": h.tokens_per_microbatch, "threads": threads, "device": device}
 
     def _place(self) -> dict[str, Any]:
         # plug-ins given as module:attr live in the user's folder; Ray's workers must find them there
@@ -256,48 +264,6 @@ class Cluster:
             raise EngineError(f"the driver waited {timeout:g} s for {what}") from error
         except ray.exceptions.RayActorError as error:
             raise EngineError(f"an actor died while the driver waited for {what}: {brief(error)}") from error
-
-
-def algorithm_of(recipe: Recipe) -> Algorithm:
-    """Give the learner's conventions as the recipe states them."""
-    a = recipe.algorithm
-    return Algorithm(
-        advantage_scale=a.advantage_scale, advantage_ddof=a.advantage_ddof, advantage_eps=a.advantage_eps,
-        clip_low=a.clip_low, clip_high=a.clip_high, loss_per=a.loss_per,
-        loss_constant=recipe.rollout.max_new_tokens if a.loss_per == "constant" else None,
-        learning_rate=a.learning_rate, warmup_steps=a.warmup_steps, weight_decay=a.weight_decay,
-        betas=(a.beta1, a.beta2), max_grad_norm=a.max_grad_norm, temperature=recipe.rollout.temperature,
-    )  # fmt: skip
-
-
-def payoff_of(recipe: Recipe) -> Payoff | None:
-    """Give what verdicts pay: [payoff], else what the first reward says of itself, else nothing (its score counts).
-
-    Errors: ConfigError where a payoff leaves another setting without effect.
-    """
-    first, *others = recipe.reward
-    payoff = recipe.payoff.record() if recipe.payoff else plugins.default_payoff(first.name, first.options)
-    idle = [reward.name for reward in others if reward.weight]
-    if payoff and idle:
-        source = "[payoff]" if recipe.payoff else f"the payoff of reward '{first.name}'"
-        raise ConfigError(
-            f"{source} pays the verdicts of '{first.name}' alone, so that the score of reward '{idle[0]}' has no "
-            "effect: give it weight = 0 to record it only, or combine the two with gate"
-        )
-    if payoff and payoff.kind == "calibrated" and not plugins.declares(first.name, first.options, "reads_confidence"):
-        raise ConfigError(
-            f'payoff.kind = "calibrated" needs a reward that reads a stated confidence, as truth and judge do, and '
-            f"'{first.name}' reads none"
-        )
-    return payoff
-
-
-def transport_of(recipe: Recipe) -> str:
-    """Resolve weights.transport = "auto": shared memory on CPU, CUDA IPC on GPU."""
-    wanted = recipe.weights.transport
-    if wanted != "auto":
-        return wanted
-    return "shm" if recipe.hardware.kind == "cpu" else "ipc"
 
 
 def _resolve(reference: Any, *, timeout: float | None = None) -> Any:

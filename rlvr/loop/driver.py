@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from rlvr import plugins
 from rlvr.config import Recipe
-from rlvr.errors import CheckpointError, ConfigError, GradingError, LearnerError, RlvrError
+from rlvr.errors import CheckpointError, ConfigError, GradingError, LearnerError, NonFiniteError, RlvrError
 from rlvr.learner.algorithm import Totals
 from rlvr.learner.model import prepare
 from rlvr.loop import evaluate
-from rlvr.loop.buffer import Buffer
+from rlvr.loop.buffer import Admitted
 from rlvr.loop.cluster import Cluster
 from rlvr.loop.guard import Guard
 from rlvr.loop.ledger import RunDirectory, TaskStream, eval_tasks
-from rlvr.loop.stop import stop_signals
+from rlvr.loop.replay import FailedStep, save_batch
+from rlvr.loop.sampling import sample_step
+from rlvr.loop.settings import buffer_of, compares_within_groups
+from rlvr.loop.stop import Stop, stop_signals
 from rlvr.loop.truthfulness import (
     over_abstention,
     truthfulness_gains,
@@ -26,6 +30,7 @@ from rlvr.loop.truthfulness import (
     truthfulness_of,
     truthfulness_summary,
 )
+from rlvr.loop.warm_start import warm_start
 from rlvr.observe.metrics import append_line, as_line, push_metrics, step_metrics, write_json
 from rlvr.observe.progress import RunView, interval_text
 from rlvr.observe.trackers import TrackerSet, make_trackers
@@ -35,9 +40,12 @@ from rlvr.weights.service import Fault
 
 __all__ = ["Interrupted", "evaluate_model", "train"]
 
+BEFORE_WARM_START = -1  # version of the weights that a warm start begins with; it ends with version 0
+WARMS_UP = "the warm start stops after its update under way, and begins anew with --resume"
+
 
 class Interrupted(Exception):
-    """The run was stopped by Ctrl-C or SIGTERM after a whole step, and saved."""
+    """The run was stopped by Ctrl-C or SIGTERM after a whole step, and saved; or within its warm start."""
 
 
 def train(
@@ -52,46 +60,44 @@ def train(
     run = RunDirectory(run_dir)
     environment = plugins.create(plugins.ENVIRONMENTS, recipe.environment.name, recipe.environment.options)
     held_out = eval_tasks(environment, name=recipe.environment.name, count=recipe.eval.tasks)
-    checkpoint = run.newest() if resume else None
+    checkpoint = run.newest(needed=recipe.sft is None) if resume else None
     model = prepare(recipe.model.path)
     if not resume and (moved := run.begin(recipe)):
         view.warn(f"an older run was moved to {moved}")
 
     with Cluster(recipe, model=model, warn=view.warn) as cluster, stop_signals(view.warn) as stop:
-        step = run.resume(recipe, cluster.restore(checkpoint)) if checkpoint else 0
+        facts = cluster.restore(checkpoint) if checkpoint else _facts(run.recipe(), 0, 0) if resume else {}
+        step, taken = run.resume(recipe, facts) if facts else (0, 0)
+        warms_up = recipe.sft is not None and checkpoint is None
+        stop.then = WARMS_UP if warms_up else stop.then
         if fault and fault.version < step:
             raise ConfigError(f"--inject: version {fault.version} is past, the run goes on from version {step}")
         view.phase(f"learner and {recipe.rollout.workers} rollout worker(s) ready after {_since(began)}")
-        proof = cluster.prove(held_out, step, fault=fault)
-        view.phase(
-            f"weights proven: {proof['proven_tensors']:.0f} of {proof['total_tensors']:.0f} tensors read back from the "
-            f"live engine; canary {proof['canary_error']:.4f} nats, bound {proof['canary_bound']:.3f}"
-        )
+        view.phase(_told(cluster.prove(held_out, BEFORE_WARM_START if warms_up else step, fault=fault)))
         cluster.keep_records(run.rollouts, until=step)
         trackers = TrackerSet(_trackers(recipe, run_dir, view))
         before = _evaluation(run.path / "eval_before.jsonl", cluster, held_out, reuse=resume)
         _show(view, "before", before, recipe)
+        if warms_up:
+            _warm_start(cluster, run, recipe, environment=environment, held_out=held_out, view=view, stop=stop)
+        warmed = _after_warm_start(cluster, run, recipe, step, held_out=held_out, view=view, before=before)
 
-        skip = step * recipe.rollout.prompts_per_step
-        stream = TaskStream(environment, name=recipe.environment.name, seed=recipe.seed, skip=skip)
-        buffer = Buffer(max_staleness=recipe.rollout.max_staleness, flat_groups_have_no_gradient=True)
-        guard = Guard(recipe.guard)
+        stream = TaskStream(environment, name=recipe.environment.name, seed=recipe.seed, skip=taken)
+        buffer, guard = buffer_of(recipe), Guard(recipe.guard, within_groups=compares_within_groups(recipe))
         with _rollouts_on_disk(cluster):
             while step < recipe.steps and not stop.asked:
                 seconds = _Clock()
                 with seconds.phase("rollout"):
-                    tasks = stream.take(recipe.rollout.prompts_per_step)
-                    seeds = [seed_of(recipe.seed, step, place) for place in range(len(tasks))]
-                    arrived = cluster.rollout(tasks, seeds, group_size=recipe.rollout.group_size)
-                cluster.record(step + 1, arrived)  # before anything can fail that these rollouts explain
-                headers = [header for header, _ in arrived]
-                admitted = buffer.admit(arrived, learner_version=step)
-                with _saved_if_stopped(cluster, run, recipe, step):
+                    sampled = sample_step(
+                        cluster, stream, buffer, recipe=recipe, step=step, worthwhile=guard.graded
+                    )  # fmt: skip
+                cluster.record(step + 1, sampled.arrived)  # before anything can fail that these rollouts explain
+                headers, admitted = sampled.headers, sampled.admitted
+                with _saved_if_stopped(cluster, run, recipe, step, taken):
                     guard.check(headers, admitted.counts, step=step + 1)
-                with seconds.phase("learn"):
-                    totals = Totals(loss_tokens=admitted.loss_tokens, sequences=admitted.sequences)
-                    learned = cluster.learn(admitted.references, totals) | admitted.shares()
-                step += 1
+                with seconds.phase("learn"), _kept_for_replay(cluster, run, recipe, step, taken, admitted=admitted):
+                    learned = cluster.learn(admitted.references, _totals(admitted)) | sampled.metrics()
+                step, taken = step + 1, stream.taken
                 with seconds.phase("push"):
                     receipts = cluster.publish(step)
                 if recipe.eval.every and step % recipe.eval.every == 0 and step < recipe.steps:
@@ -101,21 +107,21 @@ def train(
                     _show(view, f"at step {step}", lines, recipe, before=before)
                 if recipe.checkpoint.every and step % recipe.checkpoint.every == 0 and step < recipe.steps:
                     with seconds.phase("checkpoint"):
-                        _save(cluster, run, recipe, step)
+                        _save(cluster, run, recipe, step, taken)
                 report = _report(
                     step, headers, learned, receipts, seconds=seconds.total(), cluster=cluster, recipe=recipe
                 )
                 append_line(run.metrics, as_line(report))
                 view.step(report)
                 trackers.log(step, as_line(report))
-        _save(cluster, run, recipe, step)
+        _save(cluster, run, recipe, step, taken)
         trackers.finish()
         if stop.asked:
             raise Interrupted(f"stopped after step {step} of {recipe.steps} and saved in {run.path}")
         stop.then = "training is over and saved, the run ends after this evaluation"
         after = _evaluation(run.path / "eval_after.jsonl", cluster, held_out, reuse=False)
         _show(view, "after", after, recipe, before=before)
-        summary = _summary(recipe, before, after, seconds=time.perf_counter() - began)
+        summary = _summary(recipe, before, after, warmed=warmed, seconds=time.perf_counter() - began)
         write_json(run.summary, summary)
         view.finish(summary, run_dir=run.path)
         return summary
@@ -152,6 +158,39 @@ def _evaluation(path: Path, cluster: Cluster, tasks: Sequence[Task], *, reuse: b
     return lines
 
 
+def _warm_start(
+    cluster: Cluster, run: RunDirectory, recipe: Recipe, *, environment: Any, held_out: Sequence[Task], view: RunView,
+    stop: Stop,
+) -> None:  # fmt: skip
+    """Fine-tune on demonstrations, bring the engines to the result as version 0, and save it. Errors: Interrupted."""
+    whole = warm_start(
+        recipe, environment=environment, held_out=held_out, cluster=cluster, log=run.path / "sft.jsonl", view=view,
+        stop=stop,
+    )  # fmt: skip
+    if not whole:
+        raise Interrupted("stopped within the warm start, which begins anew")
+    stop.then = Stop.then
+    cluster.publish(0)
+    _save(cluster, run, recipe, 0, 0)
+
+
+def _after_warm_start(
+    cluster: Cluster, run: RunDirectory, recipe: Recipe, step: int, *, held_out: Sequence[Task], view: RunView,
+    before: list[Any],
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Evaluate the model that reinforcement learning starts from, the reference of a KL; nothing without [sft]."""
+    if recipe.sft is None:
+        return []
+    if recipe.algorithm.kl != "none":
+        cluster.refer_to(run.checkpoint(0))
+    path = run.path / "eval_after_sft.jsonl"
+    if step and not path.exists():
+        return []  # by now the weights are others
+    lines = _evaluation(path, cluster, held_out, reuse=True)
+    _show(view, "after the warm start", lines, recipe, before=before)
+    return lines
+
+
 @contextmanager
 def _rollouts_on_disk(cluster: Cluster) -> Iterator[None]:
     """See that the rollouts of the last step are written, above all where a failure points at them."""
@@ -165,7 +204,7 @@ def _rollouts_on_disk(cluster: Cluster) -> Iterator[None]:
 
 
 @contextmanager
-def _saved_if_stopped(cluster: Cluster, run: RunDirectory, recipe: Recipe, step: int) -> Iterator[None]:
+def _saved_if_stopped(cluster: Cluster, run: RunDirectory, recipe: Recipe, step: int, taken: int) -> Iterator[None]:
     """Save the last whole step where the guard stops the run."""
     try:
         yield
@@ -173,27 +212,72 @@ def _saved_if_stopped(cluster: Cluster, run: RunDirectory, recipe: Recipe, step:
         if step == 0 or run.saved(step):
             raise
         try:
-            _save(cluster, run, recipe, step)
+            _save(cluster, run, recipe, step, taken)
         except CheckpointError:
             raise error from None  # why the run stops matters more
         raise type(error)(f"{error}; step {step} is saved, go on with --resume") from error
 
 
-def _save(cluster: Cluster, run: RunDirectory, recipe: Recipe, step: int) -> None:
-    cluster.save(run.checkpoint(step), {"step": step, "recipe": recipe.model_dump(mode="json")})
-    run.prune(recipe.checkpoint.keep)
+@contextmanager
+def _kept_for_replay(
+    cluster: Cluster, run: RunDirectory, recipe: Recipe, step: int, taken: int, *, admitted: Admitted
+) -> Iterator[None]:
+    """Keep batch and weights of a step that is not finite."""
+    try:
+        yield
+    except NonFiniteError as error:
+        folder = run.failed(step + 1)
+        try:
+            groups = tuple(cluster.fetch(admitted.references))
+            save_batch(folder, FailedStep(step=step + 1, totals=_totals(admitted), error=str(error), groups=groups))
+            if step and not run.saved(step):
+                if recipe.algorithm.updates == 1 and recipe.critic is None:
+                    _save(cluster, run, recipe, step, taken)
+                else:  # an update of the step may have been taken
+                    cluster.save(folder / "weights", _facts(recipe.model_dump(mode="json"), step, taken))
+        except RlvrError:
+            raise error from None  # why the run stops matters more
+        again = shlex.join(["rlvr", "replay", str(run.path), "--step", str(step + 1)])
+        raise NonFiniteError(f"{error}; replay it with: {again}") from error
 
 
-def _summary(recipe: Recipe, before: list[Any], after: list[Any], *, seconds: float) -> dict[str, Any]:
+def _save(cluster: Cluster, run: RunDirectory, recipe: Recipe, step: int, taken: int) -> None:
+    cluster.save(run.checkpoint(step), _facts(recipe.model_dump(mode="json"), step, taken))
+    run.prune(recipe.checkpoint.keep, spare_first=recipe.sft is not None)
+
+
+def _totals(admitted: Admitted) -> Totals:
+    return Totals(loss_tokens=admitted.loss_tokens, sequences=admitted.sequences)
+
+
+def _facts(recipe: dict[str, Any], step: int, taken: int) -> dict[str, Any]:
+    return {"step": step, "tasks": taken, "recipe": recipe}
+
+
+def _told(proof: Mapping[str, float]) -> str:
+    return (
+        f"weights proven: {proof['proven_tensors']:.0f} of {proof['total_tensors']:.0f} tensors read back from the "
+        f"live engine; canary {proof['canary_error']:.4f} nats, bound {proof['canary_bound']:.3f}"
+    )
+
+
+def _summary(
+    recipe: Recipe, before: list[Any], after: list[Any], *, warmed: list[Any], seconds: float
+) -> dict[str, Any]:
+    """Sum the run up. `gain` is that of the whole run; with a warm start, its two parts stand beside it."""
     summary: dict[str, Any] = {"steps": recipe.steps, "seconds": round(seconds, 1)}
-    for name, lines in (("eval_before", before), ("eval_after", after)):
+    for name, lines in (("eval_before", before), ("eval_after_sft", warmed), ("eval_after", after)):
+        if not lines:
+            continue
         known = evaluate.accuracy_of(lines)
         summary[name] = {"accuracy": known.estimate, "low": known.low, "high": known.high, "n": known.n}
         summary[name] |= truthfulness_summary(lines, weights=recipe.eval.truthfulness)
-    if gain := evaluate.compare(before, after):
-        summary["gain"] = {
-            "points": gain.points, "low": gain.low, "high": gain.high, "n": gain.n, "p_value": gain.p_value
-        }  # fmt: skip
+    for name, first, last in (("gain", before, after), ("gain_sft", before, warmed), ("gain_rl", warmed, after)):
+        if gain := evaluate.compare(first, last):
+            summary[name] = {
+                "points": gain.points, "low": gain.low, "high": gain.high, "n": gain.n, "p_value": gain.p_value
+            }  # fmt: skip
+    if "gain" in summary:
         summary["gains"] = truthfulness_gains(before, after, weights=recipe.eval.truthfulness)
     return summary
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from rlvr.config import GuardSection
+from rlvr.core.staleness import is_flat
 from rlvr.errors import GradingError, LearnerError
 from rlvr.types import GroupHeader
 
@@ -18,26 +19,28 @@ FATES = {
         "choose easier or harder tasks, or a larger rollout.group_size",
     ),
     "stale": ("came from weights that were too old", "no worker may be that far behind, please report it"),
-    "ungraded": ("had fewer than two graded replies", "mend the reward"),
+    "ungraded": ("had too few graded replies", "mend the reward"),
+    "masked": ("had too few replies within rollout.max_new_tokens", "raise it"),
 }
 
 
 class Guard:
-    """Watches the signals that die silently elsewhere: grading, gradient, truncation."""
+    """Watches the signals that die silently elsewhere: grading, the reward's word on what is better, truncation."""
 
-    def __init__(self, limits: GuardSection) -> None:
-        self.limits = limits
-        self._flat = self._cut = 0
-        self._fates: Counter[str] = Counter()  # of the groups since a step last had a gradient
+    def __init__(self, limits: GuardSection, *, within_groups: bool = True) -> None:
+        """Take the limits, and whether replies are compared with others of their group or of the whole step."""
+        self.limits, self.within_groups = limits, within_groups
+        self._dead = self._cut = 0
+        self._fates: Counter[str] = Counter()  # of the groups since a step last told replies apart
 
     def check(self, headers: Sequence[GroupHeader], counts: Mapping[str, int], *, step: int) -> None:
         """Look at a step before it trains. Errors: GradingError, LearnerError."""
         self._check_grading(headers, step)
-        self._flat = self._flat + 1 if counts["train"] == 0 else 0
-        self._fates = self._fates + Counter(counts) if self._flat else Counter()
-        if self._flat >= self.limits.dead_steps:
+        self._dead = 0 if counts["train"] and self._told_apart(headers) else self._dead + 1
+        self._fates = self._fates + _dead_fates(counts) if self._dead else Counter()
+        if self._dead >= self.limits.dead_steps:
             raise LearnerError(
-                f"step {step}: no group carried any gradient for {self._flat} steps: {_fates_of(self._fates)}"
+                f"step {step}: no reply was worth more than another for {self._dead} steps: {_fates_of(self._fates)}"
             )
         cut = [flag for header in headers for flag in header.truncated]
         self._cut = self._cut + 1 if sum(cut) > self.limits.max_truncated * len(cut) else 0
@@ -47,15 +50,35 @@ class Guard:
                 f"{self._cut} steps in a row were like that; raise it"
             )
 
-    def _check_grading(self, headers: Sequence[GroupHeader], step: int) -> None:
+    def graded(self, headers: Sequence[GroupHeader]) -> bool:
+        """Tell whether enough replies have a grade for the step to go on."""
         total = sum(len(header.graded) for header in headers)
-        failed = total - sum(sum(header.graded) for header in headers)
-        if failed > self.limits.max_ungraded * total:
+        return total - sum(sum(header.graded) for header in headers) <= self.limits.max_ungraded * total
+
+    def _told_apart(self, headers: Sequence[GroupHeader]) -> bool:
+        """Tell whether any reply was worth more than one that it is compared with.
+
+        Where flat groups train, by a divergence or an entropy bonus say, that alone is not what the run is for.
+        """
+        if self.within_groups:
+            return any(any(header.counted) and not is_flat(header) for header in headers)
+        pairs = (zip(header.values, header.counted, strict=True) for header in headers)
+        return len({value for pair in pairs for value, counted in pair if counted}) > 1
+
+    def _check_grading(self, headers: Sequence[GroupHeader], step: int) -> None:
+        if not self.graded(headers):
+            total = sum(len(header.graded) for header in headers)
+            failed = total - sum(sum(header.graded) for header in headers)
             reason, count = Counter(r for header in headers for r in header.reasons).most_common(1)[0]
             raise GradingError(
                 f"step {step}: {failed} of {total} replies went ungraded, {count} of them because of {reason}; "
                 "mend the reward (a broken grader is never a reward of 0)"
             )
+
+
+def _dead_fates(counts: Mapping[str, int]) -> Counter[str]:
+    """Count groups by what made them useless: those that train in a dead step are all flat."""
+    return Counter({fate: n for fate, n in counts.items() if fate != "train"}) + Counter(flat=counts["train"])
 
 
 def _fates_of(counts: Mapping[str, int]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -46,8 +47,11 @@ class RunDirectory:
         write_json(self.path / "config.json", recipe.model_dump(mode="json"))
         return str(moved) if moved else None
 
-    def resume(self, recipe: Recipe, facts: Mapping[str, Any]) -> int:
-        """Check that the recipe goes on with the same run, drop what came after the checkpoint; give its step."""
+    def resume(self, recipe: Recipe, facts: Mapping[str, Any]) -> tuple[int, int]:
+        """Check that the recipe goes on with the same run, and drop what came after the checkpoint.
+
+        Gives its step, and how many tasks were taken until then.
+        """
         before, now = facts["recipe"], recipe.model_dump(mode="json")
         changed = sorted(k for k in now if k not in FREE and now[k] != before.get(k))
         if changed:
@@ -57,12 +61,24 @@ class RunDirectory:
         step = int(facts["step"])
         keep_until(self.metrics, step)
         write_json(self.path / "config.json", now)
-        return step
+        return step, int(facts["tasks"])
 
-    def newest(self) -> Path:
-        """Give the last whole checkpoint. Errors: CheckpointError where there is none."""
+    def recipe(self) -> dict[str, Any]:
+        """Give the recipe that the run was begun with. Errors: ConfigError where the folder is no run."""
+        path = self.path / "config.json"
+        try:
+            with boundary("reading"):
+                return dict(json.loads(path.read_text()))
+        except BoundaryError as error:
+            raise ConfigError(f"{path} cannot be read ({error.reason}); name a run directory") from error
+
+    def newest(self, *, needed: bool = True) -> Path | None:
+        """Give the last whole checkpoint. Errors: CheckpointError where there is none.
+
+        A run that was begun and stopped within its warm start has none, and it is not `needed` there: None.
+        """
         found = latest(self.checkpoints)
-        if found is None:
+        if found is None and (needed or not (self.path / "config.json").is_file()):
             raise CheckpointError(f"{self.checkpoints} holds no checkpoint to resume from; start without --resume")
         return found
 
@@ -74,10 +90,15 @@ class RunDirectory:
         """Tell whether the last whole checkpoint is that of a step."""
         return latest(self.checkpoints) == self.checkpoint(step)
 
-    def prune(self, keep: int) -> None:
-        """Remove all but the newest checkpoints."""
+    def failed(self, step: int) -> Path:
+        """Name the folder that keeps the batch of a step which the learner could not take."""
+        return self.path / "failed" / f"step-{step:06d}"
+
+    def prune(self, keep: int, *, spare_first: bool = False) -> None:
+        """Remove all but the newest checkpoints; `spare_first` keeps that of step 0, the end of a warm start, too."""
         for path in sorted(self.checkpoints.glob("step-*"))[:-keep]:
-            shutil.rmtree(path, ignore_errors=True)
+            if not (spare_first and path == self.checkpoint(0)):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 class TaskStream:
@@ -87,11 +108,13 @@ class TaskStream:
     """
 
     def __init__(self, environment: Environment, *, name: str, seed: int, skip: int) -> None:
+        self.taken = skip
         self._tasks = self._endless(environment, name, seed)
         next(islice(self._tasks, skip, skip), None)
 
     def take(self, count: int) -> list[Task]:
         """Give the next tasks."""
+        self.taken += count
         return list(islice(self._tasks, count))
 
     @staticmethod

@@ -36,7 +36,7 @@ __all__ = [
 METRICS: Mapping[str, str] = {
     "step": "optimizer step, from 1",
     "version": "weight version after the step",
-    "reward": "mean value of the graded rollouts (what the learner is paid, after [payoff])",
+    "reward": "mean value of the rollouts that have one (what the learner is paid, after [payoff])",
     "reward_std": "standard deviation of those values over the whole step",
     "correct": "Acc: share of the rollouts with a verdict that are CORRECT",
     "abstained": "Unc: share of the rollouts with a verdict that are ABSTAINED",
@@ -45,25 +45,38 @@ METRICS: Mapping[str, str] = {
     "unformatted": "share of the rollouts without a marked answer or another format that a reward looks for",
     "ungraded": "share of all rollouts that our graders failed to grade; they carry no loss",
     "truncated": "share of all rollouts that the token budget cut",
-    "flat": "share of the groups with graded rollouts whose values are all equal; no gradient under group baselines",
-    "groups": "groups in the step",
+    "masked": "share of all rollouts that are left out because the token budget cut them (rollout.truncated)",
+    "flat": "share of the groups with values whose values are all equal; no gradient under group baselines",
+    "groups": "groups in the step, those of refills included",
     "groups_train": "groups that carried gradient",
     "groups_flat": "groups left out because all their values are equal",
     "groups_stale": "groups left out because their weights were older than rollout.max_staleness",
-    "groups_ungraded": "groups left out because fewer than two of their replies were graded",
+    "groups_ungraded": "groups left out because too few of their replies were graded",
+    "groups_masked": "groups left out because too few of their replies came within the token budget",
+    "refills": "rounds of sampling beyond the first; only with rollout.dynamic_sampling, as is the next line",
+    "idle_tokens": "reply tokens of groups that dynamic sampling dropped",
     "rollouts": "rollouts in the step",
-    "tokens": "reply tokens that carry loss",
-    "reply_length": "mean reply tokens that carry loss, a rollout",
+    "tokens": "sampled reply tokens",
+    "reply_length": "mean sampled reply tokens, a rollout",
     "tokens_per_s": "reply tokens a second of the step, evaluation and checkpoint excluded",
     "loss": "the minimised quantity, reduced as the recipe says",
     "trained": "replies that carried gradient",
     "trained_tokens": "tokens of those replies",
     "learner_seconds": "seconds that the learner itself was busy with the step",
     "grad_norm": "gradient norm before clipping",
+    "learner_peak_gb": "most memory that the learner's process has held since it started, GB of 10^9 bytes",
     "entropy": "mean entropy of the policy, nats a token",
     "clipped": "share of the tokens whose ratio the surrogate clipped",
     "mismatch": "mean |learner - engine| log-probability of the sampled tokens, nats",
     "kl": "mean estimated divergence from the reference policy, nats a token",
+    "value_loss": "loss of the critic",
+    "value_clipped": "share of the tokens whose change in value was clipped",
+    "value_mean": "mean value that the critic gives",
+    "return_mean": "mean return that it should have given",
+    "explained_variance": "share of the variance of the returns that the critic's values explain",
+    "correction": "mean weight that the correction gives a token for the gap between engine and learner",
+    "correction_kept": "share of the tokens that the correction leaves a weight",
+    "effective_sample_size": "of the correction's weights, as a share of the tokens: 1 where all weigh the same",
     "learning_rate": "learning rate of the step",
     "push_stall": "seconds an engine could not generate because of the weight push (the longest of the workers)",
     "canary_error": "mean |engine - learner| over the canary tokens after the push, nats (the worst of the workers)",
@@ -111,7 +124,7 @@ def _value_metrics(headers: Sequence[GroupHeader]) -> dict[str, float]:
     verdicts: list[str] = []
     flat: list[bool] = []
     for header in headers:
-        paid = [value for value, graded in zip(header.values, header.graded, strict=True) if graded]
+        paid = [value for value, counted in zip(header.values, header.counted, strict=True) if counted]
         if not all(math.isfinite(value) for value in paid):
             raise ValueError(f"group {header.group_id} has a graded rollout whose value is not finite")
         values += paid
@@ -137,6 +150,8 @@ def _count_metrics(headers: Sequence[GroupHeader]) -> dict[str, float]:
         found["ungraded"] = sum(header.graded.count(False) for header in headers) / rollouts
         found["truncated"] = sum(sum(header.truncated) for header in headers) / rollouts
         found["reply_length"] = tokens / rollouts
+    if any(header.masked for header in headers):
+        found["masked"] = sum(sum(header.masked) for header in headers) / rollouts
     looked = [flag for header in headers for flag in header.unformatted if flag is not None]
     if looked:
         found["unformatted"] = sum(looked) / len(looked)

@@ -17,12 +17,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
 from rich.text import Text
 
 from rlvr.core.stats import Interval
 from rlvr.types import StepReport
 
-__all__ = ["RunView", "abstention_lines", "clock", "gain_lines", "interval_text", "sparkline"]
+__all__ = ["RunView", "abstention_lines", "clock", "gain_lines", "interval_text", "replay_table", "sparkline"]
 
 UNKNOWN = "–"
 
@@ -87,7 +88,7 @@ class RunView:
         self.live = self.console.is_terminal and not self.console.is_dumb_terminal
         self.rewards: list[float] = []
         self._durations: list[float] = []
-        self._abstains = False
+        self._abstains = self._refills = False
         self._rows = 0
         self._heading = ""
         self._bar = Progress(
@@ -137,6 +138,7 @@ class RunView:
         if "step" in report.seconds:
             self._durations.append(report.seconds["step"])
         self._abstains = self._abstains or report.metrics.get("abstained", 0) > 0
+        self._refills = self._refills or "refills" in report.metrics
         columns = self._columns()
         heading = "".join(column.name.rjust(column.width) for column in columns)
         if heading != self._heading or self._rows % 25 == 0:
@@ -174,7 +176,7 @@ class RunView:
             self._print(Text(f"{self.name}: done\n").append(body))
 
     def _columns(self) -> list[_Column]:
-        """Choose the columns: abstentions once there are any, the time left where there is no bar, and what fits."""
+        """Choose the columns: what is rare once there is any, the time left where there is no bar, and what fits."""
         columns = [
             _Column("step", 2 * len(str(self.steps)) + 2, lambda report: f"{report.step}/{self.steps}"),
             _Column("reward", 7, _number("reward", ".3f"), "bold"),
@@ -182,12 +184,13 @@ class RunView:
             _Column("abstained", 10, _number("abstained", ".1%")),
             _Column("truncated", 10, _number("truncated", ".1%")),
             _Column("flat", 7, _number("flat", ".1%")),
+            _Column("refill", 7, _number("refills", ".0f")),
             _Column("mismatch", 9, _number("mismatch", ".4f")),
             _Column("tokens/s", 9, _number("tokens_per_s", ".0f")),
             *(_Column(name, len(name) + 2, _seconds(name), "dim") for name in ("rollout", "learn", "push")),
         ]
-        if not self._abstains:
-            columns = [column for column in columns if column.name != "abstained"]
+        seldom = {"abstained": self._abstains, "refill": self._refills}
+        columns = [column for column in columns if seldom.get(column.name, True)]
         if not self.live:
             return [*columns, _Column("left", 9, self._left)]
         while sum(column.width for column in columns) > self.console.width and len(columns) > 2:
@@ -221,6 +224,24 @@ def gain_lines(gains: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(title, f"{g['points']:+.1f} points [{g['low']:+.1f}, {g['high']:+.1f}]") for title, g in named]
 
 
+def replay_table(samples: Sequence[Any]) -> Table:
+    """Lay out what `rlvr replay` found, a row for each reply; a reply that is not finite is red."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("task", "reply"):
+        table.add_column(heading)
+    for heading in ("tokens", "value", "advantage", "max ratio", "mismatch", "loss", "gradient"):
+        table.add_column(heading, justify="right")
+    table.add_column("finite")
+    for one in samples:
+        numbers = (one.value, one.advantage, one.ratio, one.mismatch, one.loss, one.grad_norm)
+        table.add_row(
+            Text(one.group_id.partition("-")[0]), str(one.index), str(one.tokens),
+            *(f"{number:.4g}" for number in numbers), "no" if one.broken else "yes",
+            style="red" if one.broken else None,
+        )  # fmt: skip
+    return table
+
+
 def _one_line(text: str) -> str:
     """Fold white space, line ends included."""
     return " ".join(text.split())
@@ -231,9 +252,9 @@ def _closing_lines(
 ) -> list[tuple[str, str]]:
     """Say a summary as (name, value) lines."""
     lines: list[tuple[str, str]] = []
-    for name in ("before", "after"):
+    for name, title in (("before", "before"), ("after_sft", "sft"), ("after", "after")):
         if found := summary.get(f"eval_{name}"):
-            lines.append((name, interval_text(found["accuracy"], found["low"], found["high"], n=found["n"])))
+            lines.append((title, interval_text(found["accuracy"], found["low"], found["high"], n=found["n"])))
     if gain := summary.get("gain"):
         said = f"{gain['points']:+.1f} points [{gain['low']:+.1f}, {gain['high']:+.1f}]"
         p_value = gain.get("p_value")

@@ -145,10 +145,10 @@ def _read(path: Path) -> dict[str, Any]:
 def _summary(summary: Line, *, lines: Sequence[Line]) -> list[tuple[str, str]]:
     """Say the results as (name, text); a run that is still going has only its last step."""
     said: list[tuple[str, str]] = []
-    for name in ("before", "after"):
+    for name, when in (("before", "before"), ("after_sft", "after the warm start"), ("after", "after")):
         if found := summary.get(f"eval_{name}"):
             text = interval_text(found["accuracy"], found["low"], found["high"], n=found["n"])
-            said.append((f"accuracy {name}", f"{text} (95 %, Wilson)"))
+            said.append((f"accuracy {when}", f"{text} (95 %, Wilson)"))
     if gain := summary.get("gain"):
         p_value = gain.get("p_value")
         tail = "" if p_value is None else f"; exact McNemar p = {p_value:.2g}"

@@ -66,6 +66,13 @@ class RolloutActor:
         """Give the token ids of a prompt."""
         return self._runner.renderer.prompt(messages)
 
+    async def render_demonstrations(
+        self, conversations: Sequence[Sequence[Message]]
+    ) -> list[tuple[NDArray[np.int32], NDArray[np.int32]]]:
+        """Give the token ids of prompt and reply of each conversation, whose last message is the reply."""
+        renderer = self._runner.renderer
+        return [(renderer.prompt(messages[:-1]), renderer.reply(messages)) for messages in conversations]
+
     async def receive(self, manifest: Manifest, canary: Canary, *, serve: bool = True, fault: str = "") -> Receipt:
         """See `Runner.receive`."""
         return await self._runner.receive(manifest, canary, serve=serve, fault=fault)

@@ -52,6 +52,19 @@ class Renderer:
         gap = closing.removeprefix(end) if ended else closing
         return self._encode(gap + whole[len(start) :])
 
+    def reply(self, messages: Sequence[Message]) -> NDArray[np.int32]:
+        """Give the token ids [T] of a conversation's last message as the model would sample them, end token included.
+
+        Errors: ModelError where the chat template does not say what ends a reply.
+        """
+        *before, last = messages
+        text = self._text([*before, Message(role=last["role"], content=_MARK)], open_reply=False)
+        closing = self._encode(text[text.rindex(_MARK) + len(_MARK) :] if _MARK in text else "")
+        special = np.flatnonzero(np.isin(closing, self._tokenizer.all_special_ids))
+        if not len(special):
+            raise ModelError("the chat template ends no reply with a special token, so that none can be demonstrated")
+        return np.concatenate([self._encode(last["content"]), closing[special[0] : special[0] + 1]])
+
     def decode(self, token_ids: NDArray[np.int32]) -> str:
         """Give the text of a reply without special tokens."""
         return str(self._tokenizer.decode(token_ids.tolist(), skip_special_tokens=True))

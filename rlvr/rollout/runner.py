@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from rlvr.rollout.render import Renderer
 from rlvr.types import (
     Canary,
     Done,
+    Grade,
     Group,
     GroupHeader,
     Manifest,
@@ -28,6 +30,7 @@ from rlvr.types import (
     Stop,
     Task,
     Ungraded,
+    Verdict,
     fingerprint,
 )
 from rlvr.waiting import gather_or_cancel
@@ -37,11 +40,12 @@ __all__ = ["RolloutSettings", "Runner", "header_of", "seed_of"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutSettings:
-    """How replies are sampled."""
+    """How replies are sampled, and what becomes of those that the token budget cut."""
 
     max_new_tokens: int  # over all turns
     temperature: float
     max_model_len: int
+    truncated: Literal["score", "wrong", "mask"] = "score"
 
 
 def seed_of(*parts: int | str) -> int:
@@ -87,9 +91,19 @@ class Runner:
             self._running -= 1
             if not self._running:
                 self._idle.set()
-        values = np.array([value_of(grade, self.payoff, truth=task.truth) for grade in grades], dtype=np.float32)
+        paid = [self._value(task, *pair) for pair in zip(rollouts, grades, strict=True)]
+        values = np.array(paid, dtype=np.float32)
         group = Group(group_id=f"{task.id}-{seed:x}", task=task, rollouts=tuple(rollouts), grades=grades, values=values)
         return header_of(group, worker=self.name, seed=seed, seconds=time.perf_counter() - start), group
+
+    def _value(self, task: Task, rollout: Rollout, grade: Grade | Ungraded) -> float:
+        """Give what a reply is worth by payoff and truncation policy; NaN where it is ungraded or masked."""
+        value = value_of(grade, self.payoff, truth=task.truth)
+        if not rollout.truncated or self.settings.truncated == "score" or isinstance(grade, Ungraded):
+            return value
+        if self.settings.truncated == "mask":
+            return math.nan
+        return self.payoff.of(Verdict.WRONG) if self.payoff else 0.0
 
     async def receive(self, manifest: Manifest, canary: Canary, *, fault: str = "", serve: bool = True) -> Receipt:
         """Take up a version by the weight law; serve again only once it is proven.
@@ -204,6 +218,7 @@ class _Transcript:
 def header_of(group: Group, *, worker: str, seed: int, seconds: float) -> GroupHeader:
     """Sum a group up for the driver."""
     graded = tuple(not isinstance(grade, Ungraded) for grade in group.grades)
+    masked = tuple(known and math.isnan(value) for known, value in zip(graded, group.values.tolist(), strict=True))
     verdicts = ("UNGRADED" if isinstance(g, Ungraded) else g.verdict.value if g.verdict else "" for g in group.grades)
     return GroupHeader(
         group_id=group.group_id,
@@ -219,6 +234,7 @@ def header_of(group: Group, *, worker: str, seed: int, seconds: float) -> GroupH
         seed=seed,
         reasons=tuple(f"{g.boundary}: {g.reason}" for g in group.grades if isinstance(g, Ungraded)),
         unformatted=tuple(None if isinstance(g, Ungraded) else lacks_format(g.parts) for g in group.grades),
+        masked=masked if any(masked) else (),
         seconds=seconds,
     )
 

@@ -9,7 +9,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlvr.core.advantages import group_advantages, leave_one_out_advantages
+from rlvr.core.advantages import (
+    batch_advantages,
+    gae,
+    group_advantages,
+    leave_one_out_advantages,
+    length_adaptive_decay,
+)
 
 # eighths are exact in floating point, so that equal means equal
 eighths = st.integers(-80, 80).map(lambda n: n / 8)
@@ -110,6 +116,7 @@ def test_equal_values_are_exactly_zero_even_where_the_mean_rounds() -> None:
     for scale in ("none", "std"):
         assert group_advantages(values, graded, scale=scale, eps=1e-9).tolist() == [0.0] * 7
     assert group_advantages(torch.ones(3), torch.zeros(3, dtype=torch.bool), scale="none").tolist() == [0.0] * 3
+    assert leave_one_out_advantages(values, graded).tolist() == [0.0] * 7
     one = torch.tensor([True, False])
     assert group_advantages(torch.tensor([1.0, 5.0]), one, scale="std").tolist() == [0.0, 0.0]
 
@@ -123,6 +130,113 @@ def test_leave_one_out_equals_a_double_loop(rows: list[tuple[float, bool]]) -> N
     result = leave_one_out_advantages(*tensors(rows))
     assert result.tolist() == pytest.approx(expected, abs=1e-10)
     assert float(result.sum()) == pytest.approx(0.0, abs=1e-9)
+
+
+rates = st.sampled_from([0.0, 0.3, 0.95, 1.0])
+replies = st.lists(st.tuples(eighths, eighths), min_size=1, max_size=12)
+
+
+def estimated(rows: list[tuple[float, float]], after: float, *, discount: float, decay: float) -> tuple[list, list]:
+    rewards, values = torch.tensor(rows, dtype=torch.float64).T
+    advantages, returns = gae(rewards, torch.cat([values, values.new_tensor([after])]), discount=discount, decay=decay)
+    return advantages.tolist(), returns.tolist()
+
+
+@given(rows=replies, after=eighths, discount=rates, decay=rates)
+def test_gae_equals_the_double_sum_of_its_definition(rows, after: float, discount: float, decay: float) -> None:
+    values = [value for _, value in rows] + [after]
+    errors = [reward + discount * values[t + 1] - values[t] for t, (reward, _) in enumerate(rows)]
+    expected = [
+        math.fsum((discount * decay) ** (later - t) * errors[later] for later in range(t, len(rows)))
+        for t in range(len(rows))
+    ]
+    advantages, returns = estimated(rows, after, discount=discount, decay=decay)
+    assert advantages == pytest.approx(expected, abs=1e-10, rel=1e-10)
+    assert returns == pytest.approx([a + v for a, v in zip(expected, values, strict=False)], abs=1e-10, rel=1e-10)
+
+
+@given(rows=replies, after=eighths, discount=rates)
+def test_gae_at_its_limits(rows, after: float, discount: float) -> None:
+    values = [value for _, value in rows] + [after]
+    short, _ = estimated(rows, after, discount=discount, decay=0.0)
+    assert short == pytest.approx(
+        [r + discount * values[t + 1] - values[t] for t, (r, _) in enumerate(rows)], abs=1e-12
+    )
+    _, long = estimated(rows, after, discount=discount, decay=1.0)
+    to_go = after
+    for t in reversed(range(len(rows))):
+        to_go = rows[t][0] + discount * to_go  # with decay 1 the critic's words cancel, all but the last
+        assert long[t] == pytest.approx(to_go, abs=1e-9)
+
+
+@given(rows=replies, discount=rates, decay=rates, factor=st.sampled_from([2.0, -3.0]))
+def test_gae_scales_with_rewards_and_values(rows, discount: float, decay: float, factor: float) -> None:
+    once, _ = estimated(rows, 0.0, discount=discount, decay=decay)
+    scaled, _ = estimated([(factor * r, factor * v) for r, v in rows], 0.0, discount=discount, decay=decay)
+    assert scaled == pytest.approx([factor * a for a in once], abs=1e-9)
+
+
+def test_a_perfect_critic_leaves_no_advantage() -> None:
+    # rewards to go of 1, 2, 4 at discount 0.5: 4 last, 2 + 2 = 4, 1 + 2 = 3
+    advantages, returns = gae(
+        torch.tensor([1.0, 2.0, 4.0]), torch.tensor([3.0, 4.0, 4.0, 0.0]), discount=0.5, decay=0.7
+    )
+    assert advantages.tolist() == [0.0, 0.0, 0.0]
+    assert returns.tolist() == [3.0, 4.0, 4.0]
+    assert advantages.dtype == torch.float32
+
+
+def test_an_empty_reply_has_no_advantages_and_shapes_are_checked() -> None:
+    advantages, returns = gae(torch.zeros(0), torch.zeros(1), discount=1.0, decay=1.0)
+    assert advantages.shape == returns.shape == (0,)
+    with pytest.raises(ValueError, match=r"rewards must be \[T\] and values \[T\+1\], not \(3,\) and \(3,\)"):
+        gae(torch.zeros(3), torch.zeros(3), discount=1.0, decay=1.0)
+
+
+def test_the_length_adaptive_decay() -> None:
+    assert length_adaptive_decay(200, factor=0.05) == pytest.approx(0.9)
+    assert length_adaptive_decay(1000, factor=0.05) == pytest.approx(0.98)
+    assert length_adaptive_decay(20, factor=0.05) == length_adaptive_decay(3, factor=0.05) == 0.0
+    # what it is made for: the decays of a far reward sum to factor * length
+    decay = length_adaptive_decay(400, factor=0.05)
+    assert sum(decay**n for n in range(100_000)) == pytest.approx(0.05 * 400)
+    for length, factor in ((0, 0.05), (5, 0.0)):
+        with pytest.raises(ValueError, match="at least 1 and factor above 0"):
+            length_adaptive_decay(length, factor=factor)
+
+
+tokens = st.lists(eighths, min_size=1, max_size=20)
+
+
+@given(values=tokens, ddof=st.sampled_from([0, 1]), eps=st.sampled_from([1e-8, 1e-2]))
+def test_batch_advantages_equal_a_loop(values: list[float], ddof: int, eps: float) -> None:
+    expected = [0.0] * len(values)
+    if len(set(values)) > 1:
+        mean = math.fsum(values) / len(values)
+        deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - ddof))
+        expected = [(value - mean) / (deviation + eps) for value in values]
+    result = batch_advantages(torch.tensor(values, dtype=torch.float64), ddof=ddof, eps=eps)
+    assert result.tolist() == pytest.approx(expected, abs=1e-10, rel=1e-10)
+
+
+@given(values=tokens, shift=eighths, factor=st.sampled_from([0.5, 3.0]), data=st.data())
+def test_batch_advantages_know_neither_shift_nor_scale_nor_order(values, shift, factor, data: st.DataObject) -> None:
+    tensor = torch.tensor(values, dtype=torch.float64)
+    before = batch_advantages(tensor, eps=0.0)
+    assert float(before.sum()) == pytest.approx(0.0, abs=1e-9)
+    if len(set(values)) > 1:
+        assert float(before.std()) == pytest.approx(1.0, rel=1e-9)
+    torch.testing.assert_close(batch_advantages(factor * tensor + shift, eps=0.0), before, rtol=1e-9, atol=1e-9)
+    order = torch.tensor(data.draw(st.permutations(range(len(values)))))
+    torch.testing.assert_close(batch_advantages(tensor[order], eps=0.0), before[order], rtol=1e-10, atol=1e-10)
+
+
+def test_batch_advantages_of_equal_tokens_are_exactly_zero() -> None:
+    assert batch_advantages(torch.full((7,), 0.1), eps=1e-9).tolist() == [0.0] * 7
+    assert batch_advantages(torch.tensor([3.0]), eps=1e-9).tolist() == [0.0]
+    assert batch_advantages(torch.zeros(0), eps=1e-9).shape == (0,)
+    with pytest.raises(ValueError, match="finite"):
+        batch_advantages(torch.tensor([1.0, math.inf]), eps=1e-9)
 
 
 def test_callers_mistakes_are_named() -> None:

@@ -32,16 +32,29 @@ def test_values_and_gradients_equal_the_naive_ones(chunk: int, temperature: floa
     slopes = torch.autograd.grad((pull * expected).sum(), (hidden, head))
     found, spread = token_logprobs(hidden, head, targets, temperature=temperature, chunk=chunk)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(spread, entropy.detach(), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(spread, entropy, rtol=1e-10, atol=1e-10)
     for ours, theirs in zip(torch.autograd.grad((pull * found).sum(), (hidden, head)), slopes, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
-def test_the_entropy_carries_no_gradient() -> None:
-    hidden, head, targets = drawn()
-    found, entropy = token_logprobs(hidden, head, targets)
-    assert found.requires_grad
-    assert not entropy.requires_grad
+@pytest.mark.parametrize("chunk", [1, 5, 256])
+@pytest.mark.parametrize("temperature", [0.6, 1.0])
+def test_several_targets_share_a_state_and_the_entropy_carries_its_gradient(chunk: int, temperature: float) -> None:
+    hidden, head, _ = drawn()
+    generator = torch.Generator().manual_seed(2)
+    rows = torch.randint(0, N, (60,), generator=generator)  # in any order, some states never, some often
+    targets = torch.randint(0, V, (60,), generator=generator)
+    pull, spread = torch.randn(60, generator=generator).double(), torch.randn(N, generator=generator).double()
+    expected, entropy = naive(hidden[rows], head, targets, temperature=temperature)[0], naive(
+        hidden, head, torch.zeros(N, dtype=torch.int64), temperature=temperature
+    )[1]  # fmt: skip
+    slopes = torch.autograd.grad((pull * expected).sum() + (spread * entropy).sum(), (hidden, head))
+    found, ours = token_logprobs(hidden, head, targets, rows=rows, temperature=temperature, chunk=chunk)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(ours, entropy, rtol=1e-10, atol=1e-10)
+    found_slopes = torch.autograd.grad((pull * found).sum() + (spread * ours).sum(), (hidden, head))
+    for mine, theirs in zip(found_slopes, slopes, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-10)
 
 
 def test_a_frozen_head_gets_no_gradient() -> None:
@@ -61,16 +74,17 @@ def test_nothing_of_the_size_of_all_logits_is_kept_for_the_backward_pass() -> No
 
 
 def test_half_precision_products_give_single_precision_results() -> None:
-    hidden, head, targets = drawn(torch.float32)
+    hidden, head, targets = drawn(torch.bfloat16)
     expected, entropy = naive(hidden.double(), head.double(), targets, temperature=1.0)
-    found, spread = token_logprobs(hidden, head, targets, dtype=torch.bfloat16)
+    found, spread = token_logprobs(hidden, head, targets)
     assert found.dtype == spread.dtype == torch.float32
     torch.testing.assert_close(found.double(), expected, rtol=0.02, atol=0.1)
     torch.testing.assert_close(spread.double(), entropy, rtol=0.02, atol=0.1)
     found.sum().backward()
     assert hidden.grad is not None
-    assert hidden.grad.dtype == head.grad.dtype == torch.float32
-    whole = torch.autograd.grad(naive(hidden, head, targets, temperature=1.0)[0].sum(), (hidden, head))
+    whole = torch.autograd.grad(
+        naive(hidden.double(), head.double(), targets, temperature=1.0)[0].sum(), (hidden, head)
+    )
     for ours, theirs in zip((hidden.grad, head.grad), whole, strict=True):
         assert float((ours - theirs).norm() / theirs.norm()) < 0.02
 

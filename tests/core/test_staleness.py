@@ -48,3 +48,23 @@ def test_flat_means_equal_among_the_graded() -> None:
     assert is_flat(make_header((1.0, NAN)))
     assert not is_flat(make_header((1.0, NAN, 0.0)))
     assert not is_flat(make_header((NAN, NAN)))
+
+
+@pytest.mark.parametrize(
+    ("values", "masked", "least", "fate"),
+    [
+        ((1.0, 0.0, NAN), (False, False, True), 2, Admission.TRAIN),
+        ((1.0, NAN, NAN), (False, True, True), 2, Admission.MASKED),
+        ((1.0, NAN, NAN), (False, True, True), 1, Admission.FLAT),
+        ((NAN, NAN, NAN), (True, True, True), 1, Admission.MASKED),
+        ((NAN, NAN, NAN), (False, False, True), 2, Admission.UNGRADED),
+        ((1.0, 1.0, NAN), (False, False, True), 2, Admission.FLAT),
+        ((1.0, NAN), (False, False), 1, Admission.FLAT),
+        ((NAN, NAN), (False, False), 1, Admission.UNGRADED),
+    ],
+)
+def test_what_the_budget_cut_and_the_recipe_masks_is_no_failure_to_grade(
+    values: tuple[float, ...], masked: tuple[bool, ...], least: int, fate: Admission
+) -> None:
+    header = make_header(values, masked=masked)
+    assert admit(header, 0, max_staleness=0, flat_groups_have_no_gradient=True, least=least) is fate

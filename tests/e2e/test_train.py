@@ -48,6 +48,9 @@ max_new_tokens = 24
 max_model_len = 256
 
 [algorithm]
+advantage_scale = "none"
+clip_high = 0.28
+loss_per = "token"
 learning_rate = 3e-5
 
 [eval]

@@ -119,3 +119,20 @@ def test_more_eval_tasks_than_exist_are_refused() -> None:
 def test_other_splits_are_refused() -> None:
     with pytest.raises(ValueError, match="train and eval"):
         Arithmetic().tasks("test", seed=0)
+
+
+def test_demonstrations_are_right_and_of_no_held_out_problem() -> None:
+    environment = Arithmetic(["add20", "sub2"], eval_tasks=64, demonstrations=300)
+    given = list(environment.demonstrations(seed=3))
+    assert len(given) == 300
+    assert given == list(environment.demonstrations(seed=3)) != list(environment.demonstrations(seed=4))
+    shown = train(environment, 1)[0].messages[:-1]
+    for messages in given:
+        *question, last = messages
+        assert last["role"] == "assistant"
+        words = question[-1]["content"].removeprefix("What is ").removesuffix("?").split()
+        assert not Problem(words[1], tuple(map(int, words[::2]))).held_out
+        result = eval("".join(words))
+        assert last["content"] == f"{' '.join(words)} = {result}\nAnswer: {result}", "as in the worked examples"
+        assert tuple(question[:-1]) == shown
+    assert check_environment(environment) == []

@@ -11,6 +11,7 @@ from helpers import make_learner
 
 from rlvr.errors import ModelError, ResourceError
 from rlvr.learner import checkpoint, model
+from rlvr.learner.attention import IMPLEMENTATION
 from rlvr.learner.model import load_model, model_home, prepare
 
 
@@ -109,7 +110,7 @@ def test_masters_are_float32_whatever_the_file_holds(tied_model: Path, tmp_path:
     loaded = load_model(tmp_path / "step-000001")
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
     assert not loaded.training  # dropout would make learner and engine differ
-    assert loaded.config._attn_implementation == "sdpa", "other kinds take no mask of any form"
+    assert loaded.config._attn_implementation == IMPLEMENTATION, "other kinds take no forests"
 
 
 @pytest.mark.parametrize("config", ["{}", "junk", '{"model_type": "no-such-type"}'])

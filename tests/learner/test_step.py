@@ -36,9 +36,9 @@ def gradients_of(learner: Learner, groups: Sequence[Group]) -> tuple[dict[str, f
     noted: Gradients = {}
 
     def note() -> None:
-        noted.update({n: p.grad.clone() for n, p in learner.model.named_parameters() if p.grad is not None})
+        noted.update({n: p.grad.clone() for n, p in learner.updater.masters.items() if p.grad is not None})
 
-    learner.optimizer.step = note  # type: ignore[method-assign]
+    learner.updater.optimizer.step = note  # type: ignore[method-assign]
     return learner.step(groups, totals_of(groups)), noted
 
 
@@ -188,7 +188,7 @@ def test_flat_groups_and_ungraded_rollouts_carry_nothing(tied_model: Path) -> No
         assert found["loss"] == pytest.approx(metrics["loss"], rel=1e-6)
         assert_close(ours, slopes)
     learner = make_learner(tied_model, **FREE)
-    learner.optimizer.step = lambda: None  # type: ignore[method-assign]
+    learner.updater.optimizer.step = lambda: None  # type: ignore[method-assign]
     with_flat = learner.step([plain, flat], totals_of([plain]))
     assert with_flat["loss"] == pytest.approx(metrics["loss"], rel=1e-6)
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers import NAN, make_header
 from rich.console import Console
 
 from rlvr.config import Recipe
-from rlvr.errors import CheckpointError, ConfigError, GradingError, LearnerError
-from rlvr.loop import driver
+from rlvr.errors import CheckpointError, ConfigError, GradingError, LearnerError, NonFiniteError
+from rlvr.loop import driver, settings
+from rlvr.loop.replay import load_batch
+from rlvr.observe.metrics import read_lines
 from rlvr.observe.progress import RunView
 from rlvr.testing import rollout, task
 from rlvr.types import Grade, Group, Task, Verdict
@@ -40,6 +44,9 @@ class FakeCluster:
         self.fails: dict[str, Exception] = {}  # by the call that fails
         self.presses: dict[str, int] = {}  # Ctrl-C after a call
         self.abstains = 0.0  # share of the evaluation that is abstained on after training
+        self.learned: list[tuple[int, int]] = []  # groups and the denominator of each step
+        self.drawn: list[tuple[int, str, int]] = []  # step, task and seed of every group
+        self.flat: Callable[[int], bool] = lambda seed: False
 
     def __enter__(self) -> FakeCluster:
         return self
@@ -55,7 +62,7 @@ class FakeCluster:
             raise self.fails[call]
 
     def restore(self, folder: Path) -> dict[str, Any]:
-        return {"step": int(folder.name.partition("-")[2]), "recipe": recipe().model_dump(mode="json")}
+        return json.loads((folder / "trainer" / "facts.json").read_text())
 
     def prove(self, tasks: Sequence[Task], version: int, *, fault: Fault | None) -> dict[str, float]:
         self._called(f"prove {version}")
@@ -71,9 +78,14 @@ class FakeCluster:
         if greedy:
             self._called("evaluate")
             return [(make_header(), one) for one in tasks]
-        values = self.values.get(self.step + 1, (1.0, 0.0))
-        reasons = ["reward:sour: broke"] * sum(value != value for value in values)
-        return [(make_header(values, version=self.step, reasons=reasons), one) for one in tasks]
+        self._called(f"rollout {self.step + 1}")
+        self.drawn += [(self.step + 1, one.id, seed) for one, seed in zip(tasks, seeds, strict=True)]
+        values = [(1.0, 1.0) if self.flat(seed) else self.values.get(self.step + 1, (1.0, 0.0)) for seed in seeds]
+        reasons = [["reward:sour: broke"] * sum(one != one for one in own) for own in values]
+        return [
+            (make_header(own, version=self.step, reasons=why), one)
+            for one, own, why in zip(tasks, values, reasons, strict=True)
+        ]
 
     def fetch(self, references: Sequence[Task]) -> list[Group]:
         right, abstained = (Grade(verdict=v, score=s) for v, s in ((Verdict.CORRECT, 1.0), (Verdict.ABSTAINED, 0.0)))
@@ -84,8 +96,20 @@ class FakeCluster:
             for of, grade in zip(references, grades, strict=True)
         ]
 
+    def render_demonstrations(self, conversations: Sequence[Any]) -> list[Any]:
+        return [(np.arange(5), np.arange(3)) for _ in conversations]
+
+    def warm_start(self, demonstrations: Sequence[Any], settings: Any) -> Iterator[dict[str, float]]:
+        for update in range(settings.epochs * len(demonstrations)):
+            self._called(f"fit {update + 1}")
+            yield {"update": update + 1, "loss": 3.0 - update}
+
+    def refer_to(self, folder: Path) -> None:
+        self._called(f"refer to {folder.name}")
+
     def learn(self, references: Sequence[Any], totals: Any) -> dict[str, float]:
         self._called(f"learn {self.step + 1}")
+        self.learned.append((len(references), totals.sequences))
         return {}
 
     def publish(self, version: int) -> list[Any]:
@@ -102,7 +126,7 @@ class FakeCluster:
     def save(self, folder: Path, facts: dict[str, Any]) -> None:
         self._called(f"save {facts['step']}")
         (folder / "trainer").mkdir(parents=True, exist_ok=True)
-        (folder / "trainer" / "facts.json").write_text("{}")
+        (folder / "trainer" / "facts.json").write_text(json.dumps(facts))
 
 
 def recipe(**changes: object) -> Recipe:
@@ -123,10 +147,10 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
     return made
 
 
-def run(folder: Path, *, said: Path | None = None, **settings: Any) -> dict[str, Any]:
+def run(folder: Path, *, said: Path | None = None, **given: Any) -> dict[str, Any]:
     with (said or folder.with_name("said")).open("w") as file:
         view = RunView("r", steps=3, console=Console(file=file, width=400))
-        return driver.train(settings.pop("recipe", recipe()), run_dir=folder, view=view, **settings)
+        return driver.train(given.pop("recipe", recipe()), run_dir=folder, view=view, **given)
 
 
 def test_a_step_records_its_rollouts_before_it_learns(cluster: FakeCluster, tmp_path: Path) -> None:
@@ -241,9 +265,170 @@ def test_the_recipe_decides_how_old_a_group_may_be(
     cluster: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = []
-    original = driver.Buffer
-    monkeypatch.setattr(driver, "Buffer", lambda **settings: made.append(settings) or original(**settings))
+    original = settings.Buffer
+    monkeypatch.setattr(settings, "Buffer", lambda **given: made.append(given) or original(**given))
     patient = recipe()
     rollout = patient.rollout.model_copy(update={"max_staleness": 3})
     run(tmp_path / "r", recipe=patient.model_copy(update={"rollout": rollout}))
-    assert made == [{"max_staleness": 3, "flat_groups_have_no_gradient": True}]
+    assert made == [{"max_staleness": 3, "flat_groups_have_no_gradient": True, "flat_groups_count": True, "least": 2}]
+
+
+def dynamic(**changes: Any) -> Recipe:
+    rollout = {"prompts_per_step": 3, "group_size": 2, "dynamic_sampling": True, "max_refills": 4}
+    return recipe(rollout=rollout, steps=5, **changes)
+
+
+def test_dynamic_sampling_is_counted(cluster: FakeCluster, tmp_path: Path) -> None:
+    cluster.flat = lambda seed: seed % 2 == 0
+    run(tmp_path / "r", recipe=dynamic())
+    lines = read_lines(tmp_path / "r" / "metrics.jsonl")
+    assert sum(line["refills"] for line in lines) == sum(c.startswith("rollout") for c in cluster.calls) - 5 > 0
+    for line, (trained, sequences) in zip(lines, cluster.learned, strict=True):
+        dropped = line["groups"] - line["groups_train"]
+        assert line["groups_flat"] == dropped == line["flat"] * line["groups"]
+        assert line["idle_tokens"] == 20 * dropped
+        assert (trained, sequences) == (line["groups_train"], 2 * line["groups_train"])
+        assert trained == 3 or line["refills"] == 4
+
+
+def test_without_dynamic_sampling_flat_groups_are_in_the_denominator(cluster: FakeCluster, tmp_path: Path) -> None:
+    cluster.flat = lambda seed: seed % 2 == 0
+    run(tmp_path / "r", recipe=recipe(rollout={"prompts_per_step": 9, "group_size": 2}))
+    assert {sequences for _, sequences in cluster.learned} == {18}
+    assert min(trained for trained, _ in cluster.learned) < 9
+    assert "refills" not in read_lines(tmp_path / "r" / "metrics.jsonl")[0]
+
+
+@pytest.mark.parametrize("how", ["stop", "guard"])
+def test_a_resumed_run_draws_what_the_whole_run_draws(cluster: FakeCluster, tmp_path: Path, how: str) -> None:
+    cluster.flat = lambda seed: seed % 3 == 0
+    run(tmp_path / "whole", recipe=dynamic())
+    whole, cluster.drawn, cluster.step = cluster.drawn, [], 0
+    assert len(whole) > 15 and len({seed for *_, seed in whole}) == len(whole)
+    if how == "stop":
+        cluster.presses = {"learn 3": 1}
+        with pytest.raises(driver.Interrupted):
+            run(tmp_path / "r", recipe=dynamic())
+    else:  # in the middle of a step, whose tasks the stream has given out already
+        cluster.values = {4: (NAN, NAN)}
+        with pytest.raises(GradingError, match="step 3 is saved"):
+            run(tmp_path / "r", recipe=dynamic())
+    cluster.presses, cluster.values, cluster.calls = {}, {}, []
+    before = [one for one in cluster.drawn if one[0] <= 3]
+    cluster.drawn = []
+    run(tmp_path / "r", recipe=dynamic(), resume=True)
+    assert before + cluster.drawn == whole
+
+
+def test_a_broken_grader_stops_the_step_before_it_is_sampled_again(cluster: FakeCluster, tmp_path: Path) -> None:
+    cluster.values = {1: (NAN, NAN)}
+    with pytest.raises(GradingError, match="step 1: 6 of 6 replies went ungraded"):
+        run(tmp_path / "r", recipe=dynamic())
+    assert cluster.calls.count("rollout 1") == 1
+
+
+def warming(tmp_path: Path, **changes: Any) -> Recipe:
+    """Make a recipe that starts with two demonstrations, seen twice."""
+    (tmp_path / "shown.jsonl").write_text('{"prompt": "1 + 1", "reply": "2"}\n{"prompt": "1 + 2", "reply": "3"}\n')
+    return recipe(sft={"demonstrations": str(tmp_path / "shown.jsonl"), "epochs": 2}, **changes)
+
+
+def test_a_warm_start_stands_between_the_first_evaluation_and_the_first_step(
+    cluster: FakeCluster, tmp_path: Path
+) -> None:
+    summary = run(tmp_path / "r", recipe=warming(tmp_path))
+    stages = [*("prove -1", "evaluate"), *(f"fit {n}" for n in (1, 2, 3, 4)), *("publish 0", "save 0", "evaluate"),
+              "rollout 1"]  # fmt: skip
+    assert cluster.calls[: len(stages)] == stages
+    assert [line["update"] for line in read_lines(tmp_path / "r" / "sft.jsonl")] == [1, 2, 3, 4]
+    assert {"eval_before", "eval_after_sft", "eval_after", "gain", "gain_sft", "gain_rl"} <= summary.keys()
+    assert (tmp_path / "r" / "eval_after_sft.jsonl").exists()
+    said = (tmp_path / "said").read_text()
+    assert "warm start on 2 demonstrations: 4 updates, loss 3.000 to 0.000" in said
+    assert "eval after the warm start: 100.0 %" in said
+
+
+def test_the_gain_is_that_of_the_whole_run(cluster: FakeCluster, tmp_path: Path) -> None:
+    summary = run(tmp_path / "r", recipe=warming(tmp_path))
+    after_sft = (tmp_path / "r" / "eval_after_sft.jsonl").read_text().replace("CORRECT", "WRONG")
+    (tmp_path / "r" / "eval_after_sft.jsonl").write_text(after_sft)
+    summary = run(tmp_path / "r", recipe=warming(tmp_path), resume=True)
+    gains = {name: summary[name]["points"] for name in ("gain", "gain_sft", "gain_rl")}
+    assert gains == {"gain": 0.0, "gain_sft": -100.0, "gain_rl": 100.0}
+
+
+def test_a_run_without_a_warm_start_says_nothing_of_one(cluster: FakeCluster, tmp_path: Path) -> None:
+    summary = run(tmp_path / "r")
+    assert not {"eval_after_sft", "gain_sft", "gain_rl"} & summary.keys()
+    assert cluster.calls[0] == "prove 0"
+
+
+def test_a_resumed_run_does_not_warm_up_again(cluster: FakeCluster, tmp_path: Path) -> None:
+    cluster.fails = {"learn 1": ConfigError("no disk")}
+    with pytest.raises(ConfigError):
+        run(tmp_path / "r", recipe=warming(tmp_path))
+    cluster.fails, cluster.calls = {}, []
+    run(tmp_path / "r", recipe=warming(tmp_path), resume=True)
+    assert cluster.calls[:2] == ["prove 0", "rollout 1"], "both evaluations are known, the weights are restored"
+    assert not any(call.startswith("fit") for call in cluster.calls)
+
+
+def test_a_warm_start_that_was_stopped_begins_anew(cluster: FakeCluster, tmp_path: Path) -> None:
+    cluster.presses = {"fit 2": 1}
+    with pytest.raises(driver.Interrupted, match=r"^stopped within the warm start, which begins anew$"):
+        run(tmp_path / "r", recipe=warming(tmp_path))
+    assert (
+        "the warm start stops after its update under way, and begins anew with --resume; press Ctrl-C"
+        in (tmp_path / "said").read_text()
+    )
+    assert cluster.calls[-1] == "fit 2"
+    cluster.presses, cluster.calls = {}, []
+    run(tmp_path / "r", recipe=warming(tmp_path), resume=True)
+    assert cluster.calls[:5] == ["prove -1", *(f"fit {n}" for n in (1, 2, 3, 4))]
+    assert [line["update"] for line in read_lines(tmp_path / "r" / "sft.jsonl")] == [1, 2, 3, 4]
+    cluster.presses = {"learn 1": 1}
+    with pytest.raises(driver.Interrupted, match="after step 1 of 3 and saved"):
+        run(tmp_path / "s", recipe=warming(tmp_path))
+    assert "the run stops before its next step and is saved" in (tmp_path / "said").read_text()
+
+
+def test_a_warm_start_that_is_resumed_with_another_recipe_is_refused(cluster: FakeCluster, tmp_path: Path) -> None:
+    cluster.presses = {"fit 2": 1}
+    with pytest.raises(driver.Interrupted):
+        run(tmp_path / "r", recipe=warming(tmp_path))
+    with pytest.raises(ConfigError, match=r"\[seed\] differs"):
+        run(tmp_path / "r", recipe=warming(tmp_path, seed=3), resume=True)
+    with pytest.raises(CheckpointError, match="holds no checkpoint to resume from"):
+        run(tmp_path / "nowhere", recipe=warming(tmp_path), resume=True)
+
+
+def test_the_model_after_the_warm_start_stays_and_is_what_a_kl_refers_to(cluster: FakeCluster, tmp_path: Path) -> None:
+    kl = {"kl": "loss", "kl_coefficient": 0.1}
+    run(tmp_path / "r", recipe=warming(tmp_path, algorithm=kl, checkpoint={"every": 1}))
+    assert cluster.calls.index("save 0") < cluster.calls.index("refer to step-000000") < cluster.calls.index("learn 1")
+    assert sorted(p.name for p in (tmp_path / "r" / "checkpoints").iterdir()) == ["step-000000", "step-000003"]
+
+
+def test_a_step_that_the_learner_cannot_take_is_kept_with_its_weights(cluster: FakeCluster, tmp_path: Path) -> None:
+    cluster.fails = {"learn 3": NonFiniteError("step 3: not finite")}
+    with pytest.raises(NonFiniteError) as caught:
+        run(tmp_path / "r r")
+    assert str(caught.value) == f"step 3: not finite; replay it with: rlvr replay '{tmp_path}/r r' --step 3"
+    kept = load_batch(tmp_path / "r r" / "failed" / "step-000003")
+    assert (kept.step, len(kept.groups), kept.error) == (3, 2, "step 3: not finite")
+    assert kept.totals.sequences == 4
+    assert (tmp_path / "r r" / "checkpoints" / "step-000002").is_dir()
+
+
+def test_weights_within_a_step_are_no_checkpoint(cluster: FakeCluster, tmp_path: Path) -> None:
+    cluster.fails = {"learn 3": NonFiniteError("step 3: not finite")}
+    with pytest.raises(LearnerError, match="replay it with"):
+        run(tmp_path / "r", recipe=recipe(algorithm={"minibatches": 2}))
+    assert not list((tmp_path / "r" / "checkpoints").iterdir())
+    assert (tmp_path / "r" / "failed" / "step-000003" / "weights" / "trainer" / "facts.json").is_file()
+
+
+def test_a_batch_that_cannot_be_kept_does_not_hide_the_failure(cluster: FakeCluster, tmp_path: Path) -> None:
+    cluster.fails = {"learn 2": NonFiniteError("not finite"), "save 1": CheckpointError("no disk")}
+    with pytest.raises(LearnerError, match=r"^not finite$"):
+        run(tmp_path / "r")

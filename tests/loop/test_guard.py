@@ -38,8 +38,9 @@ def test_no_ungraded_reply_may_be_allowed() -> None:
 def test_steps_without_gradient_stop_the_run_only_in_a_row() -> None:
     guard = Guard(GuardSection(dead_steps=3))
     for step, counts in enumerate([DEAD, DEAD, ALIVE, DEAD, DEAD], start=1):
-        guard.check([make_header((1.0, 1.0))], counts, step=step)
-    with pytest.raises(LearnerError, match=r"step 6: no group carried any gradient for 3 steps: 12 of 12 groups had"):
+        guard.check([make_header((1.0, float(counts is DEAD)))], counts, step=step)
+    said = r"step 6: no reply was worth more than another for 3 steps: 12 of 12 groups had"
+    with pytest.raises(LearnerError, match=said):
         guard.check([make_header((1.0, 1.0))], DEAD, step=6)
 
 
@@ -48,10 +49,10 @@ def test_steps_without_gradient_stop_the_run_only_in_a_row() -> None:
     [
         ({"flat": 3}, "3 of 3 groups had replies that were all worth the same; choose easier or harder tasks"),
         ({"stale": 3}, "3 of 3 groups came from weights that were too old; "),
-        ({"ungraded": 3}, "3 of 3 groups had fewer than two graded replies; mend the reward"),
+        ({"ungraded": 3}, "3 of 3 groups had too few graded replies; mend the reward"),
         (
             {"flat": 1, "ungraded": 3},
-            "3 of 4 groups had fewer than two graded replies, "
+            "3 of 4 groups had too few graded replies, "
             "1 of 4 groups had replies that were all worth the same; mend the reward",
         ),
     ],
@@ -61,6 +62,42 @@ def test_a_run_without_gradient_is_told_what_became_of_its_groups(counts: dict[s
     with pytest.raises(LearnerError) as caught:
         guard.check([make_header((1.0, 1.0))], {"train": 0, "flat": 0, "stale": 0, "ungraded": 0} | counts, step=1)
     assert said in str(caught.value)
+
+
+def test_groups_that_train_by_a_divergence_alone_are_dead_all_the_same() -> None:
+    guard = Guard(GuardSection(dead_steps=2))
+    flat = [make_header((1.0, 1.0)), make_header((0.0, 0.0))]
+    for step, headers in enumerate([flat, [*flat, make_header()], flat], start=1):
+        guard.check(headers, {"train": len(headers), "flat": 0}, step=step)
+    with pytest.raises(LearnerError, match=r"for 2 steps: 4 of 4 groups had replies that were all worth the same"):
+        guard.check(flat, {"train": 2, "flat": 0}, step=4)
+
+
+def test_without_groups_to_compare_in_the_whole_step_is_compared() -> None:
+    guard = Guard(GuardSection(dead_steps=1), within_groups=False)
+    guard.check([make_header((1.0, 1.0)), make_header((0.0, 0.0))], {"train": 2, "flat": 0}, step=1)
+    masked = make_header((1.0, NAN), masked=[False, True])
+    with pytest.raises(LearnerError, match="step 2: no reply was worth more than another for 1 steps: 2 of 2 groups"):
+        guard.check([make_header((1.0, 1.0)), masked], {"train": 2, "flat": 0}, step=2)
+
+
+def test_masked_replies_are_not_ungraded_ones() -> None:
+    guard = Guard(GuardSection(max_ungraded=0.0, dead_steps=1, max_truncated=1.0))
+    cut = make_header((NAN, NAN), truncated=[True, True], masked=[True, True])
+    assert guard.graded([cut])
+    assert not guard.graded([make_header((1.0, NAN))])
+    with pytest.raises(
+        LearnerError, match=r"1 of 1 groups had too few replies within rollout.max_new_tokens; raise it"
+    ):
+        guard.check([cut], {"train": 0, "flat": 0, "stale": 0, "ungraded": 0, "masked": 1}, step=1)
+
+
+def test_what_refills_sampled_counts_too() -> None:
+    """A step of dynamic sampling is dead only where no round of it had a mixed group."""
+    guard = Guard(GuardSection(dead_steps=1))
+    guard.check([make_header((1.0, 1.0))] * 3 + [make_header()], {"train": 1, "flat": 3}, step=1)
+    with pytest.raises(LearnerError, match="8 of 8 groups had replies that were all worth the same"):
+        guard.check([make_header((1.0, 1.0))] * 8, {"train": 0, "flat": 8}, step=2)
 
 
 def test_cut_replies_stop_the_run_only_in_a_row_and_above_the_limit() -> None:

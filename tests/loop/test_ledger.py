@@ -83,9 +83,9 @@ def test_resuming_drops_what_came_after_the_checkpoint(tmp_path: Path) -> None:
     run.begin(recipe())
     for step in range(1, 5):
         append_line(run.metrics, {"step": step})
-    facts = {"step": 2, "recipe": recipe().model_dump(mode="json")}
+    facts = {"step": 2, "tasks": 37, "recipe": recipe().model_dump(mode="json")}
     longer = recipe(steps=9, eval={"tasks": 64}, checkpoint={"every": 1}, guard={"dead_steps": 9}, name="other")
-    assert run.resume(longer, facts) == 2
+    assert run.resume(longer, facts) == (2, 37)
     assert read_lines(run.metrics) == [{"step": 1}, {"step": 2}]
     assert json.loads((run.path / "config.json").read_text())["steps"] == 9
 
@@ -102,7 +102,7 @@ def test_resuming_with_other_numbers_is_refused(tmp_path: Path, section: str, va
     run.begin(recipe())
     append_line(run.metrics, {"step": 1})
     append_line(run.metrics, {"step": 2})
-    facts = {"step": 1, "recipe": recipe().model_dump(mode="json")}
+    facts = {"step": 1, "tasks": 16, "recipe": recipe().model_dump(mode="json")}
     with pytest.raises(ConfigError, match=rf"--resume: \[{section}\] differs from the run in {run.path}"):
         run.resume(recipe(**{section: value}), facts)
     assert len(read_lines(run.metrics)) == 2, "a refused continuation touches nothing"
@@ -126,6 +126,12 @@ def test_a_stream_reads_a_finite_environment_again_with_another_seed() -> None:
     stream = TaskStream(Three(), name="e", seed=7, skip=0)
     assert questions(stream.take(4)) == ["train 7 0", "train 7 1", "train 7 2", "train 8 0"]
     assert questions(stream.take(3)) == ["train 8 1", "train 8 2", "train 9 0"]
+
+
+def test_a_stream_counts_what_was_taken() -> None:
+    stream = TaskStream(Three(), name="e", seed=7, skip=5)
+    stream.take(4)
+    assert stream.taken == 9
 
 
 @pytest.mark.parametrize("skip", [0, 2, 3, 8])

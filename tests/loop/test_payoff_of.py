@@ -7,7 +7,7 @@ import pytest
 from rlvr.config import Recipe
 from rlvr.core.payoff import Payoff
 from rlvr.errors import ConfigError
-from rlvr.loop.cluster import payoff_of
+from rlvr.loop.settings import payoff_of
 
 
 def recipe(*rewards: dict[str, Any], **payoff: Any) -> Recipe:

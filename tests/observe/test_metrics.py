@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -58,6 +59,15 @@ def test_a_step_by_hand():
         "tokens_per_s": 6.0,
         "loss": 0.5,
     }
+
+
+def test_masked_rollouts_are_judged_but_worth_nothing():
+    half = replace(header([1, NAN, 0], ["CORRECT", "WRONG", "WRONG"]), graded=(True,) * 3, masked=(False, True, False))
+    none = replace(header([NAN, NAN], ["WRONG"] * 2), graded=(True,) * 2, masked=(True, True))
+    found = m.step_metrics([half, none], learner={}, seconds={})
+    assert (found["reward"], found["flat"], found["wrong"]) == (0.5, 0.0, 4 / 5)
+    assert (found["masked"], found["ungraded"]) == (3 / 5, 0.0)
+    assert "masked" not in m.step_metrics([header([1], ["CORRECT"])], learner={}, seconds={})
 
 
 def test_every_metric_has_a_meaning():

@@ -72,8 +72,21 @@ def test_a_whole_run_as_plain_lines():
 
 def test_plain_rows_fit_110_columns_at_their_widest():
     run, stream = view(steps=99999)
-    run.step(report(99999, abstained=1.0, correct=1.0, truncated=1.0, flat=1.0, reward=-1.0, seconds={"step": 9e4}))
+    full = {"abstained": 1.0, "correct": 1.0, "truncated": 1.0, "flat": 1.0, "reward": -1.0, "refills": 99.0}
+    run.step(report(99999, **full, seconds={"step": 9e4}))
     assert max(map(len, stream.getvalue().splitlines())) <= 110
+
+
+def test_refills_get_a_column_with_dynamic_sampling():
+    run, stream = view()
+    run.step(report(1, refills=0.0))
+    run.step(report(2, refills=3.0))
+    heading, first, second = stream.getvalue().splitlines()
+    end = heading.index(" refill") + len(" refill")
+    assert (first[:end].split()[-1], second[:end].split()[-1]) == ("0", "3")
+    run, stream = view()
+    run.step(report(1))
+    assert "refill" not in stream.getvalue()
 
 
 def test_abstentions_get_a_column_once_there_are_any_and_keep_it():

@@ -96,6 +96,26 @@ def test_a_template_that_drops_earlier_turns_is_refused(tied_model: Path, tmp_pa
         joined(renderer, ASKED, "2", messages_of([("user", "And?")]), ended=True)
 
 
+@pytest.mark.parametrize("reply", ["2", " 2 \n", "\u00fcber", "1 <|im_end", "two\n\nlines"])
+def test_a_demonstrated_reply_is_what_the_model_would_sample(tied_model: Path, reply: str) -> None:
+    renderer = Renderer(tied_model)
+    said = (*ASKED, *messages_of([("assistant", reply)]))
+    ids = renderer.reply(said)
+    assert ids.dtype == np.int32
+    assert ids.tolist() == [*reply.encode(), END]
+    # what was sampled so continues without a seam
+    after = messages_of([("user", "And?")])
+    whole = np.concatenate([renderer.prompt(ASKED), ids, renderer.between(said, after, ended=True)])
+    assert whole.tolist() == renderer.prompt((*said, *after)).tolist()
+
+
+def test_a_template_that_ends_no_reply_is_refused(tied_model: Path, tmp_path: Path) -> None:
+    plain = "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
+    renderer = Renderer(with_template(tied_model, tmp_path / "plain", plain))
+    with pytest.raises(ModelError, match="ends no reply with a special token"):
+        renderer.reply((*ASKED, *messages_of([("assistant", "2")])))
+
+
 def test_a_folder_without_tokenizer_or_template_is_one_sentence(tied_model: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no tokenizer can be loaded from"):
         Renderer(tmp_path)

@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,9 @@ class Talk:
 
 
 def runner_of(engine: FakeEngine, *, environment: Any = None, graders: Any = None, payoff: Payoff | None = None,
-              max_new_tokens: int = 16, temperature: float = 1.0) -> Runner:  # fmt: skip
-    settings = RolloutSettings(max_new_tokens=max_new_tokens, temperature=temperature, max_model_len=64)
+              max_new_tokens: int = 16, temperature: float = 1.0, truncated: Any = "score") -> Runner:  # fmt: skip
+    settings = RolloutSettings(max_new_tokens=max_new_tokens, temperature=temperature, max_model_len=64,
+                               truncated=truncated)  # fmt: skip
     return Runner("worker-0", engine=engine, renderer=Bytes(), environment=environment, graders=graders or Judge(),
                   settings=settings, payoff=payoff)  # fmt: skip
 
@@ -358,3 +360,39 @@ def test_a_header_sums_its_group_up() -> None:
     assert header.values[0] == 3.5 and math.isnan(header.values[1])
     assert header.verdicts == ("", "UNGRADED") and header.graded == (True, False)
     assert header.lengths == (3, 5) and header.truncated == (False, True)
+
+
+HALF = Grade(verdict=Verdict.CORRECT, score=0.5)
+
+
+@pytest.mark.parametrize(
+    ("truncated", "payoff", "values", "masked"),
+    [
+        ("score", None, (1.0, 0.5, math.nan), ()),
+        ("score", Payoff(wrong=-2.0), (1.0, 1.0, math.nan), ()),
+        ("wrong", None, (1.0, 0.0, math.nan), ()),
+        ("wrong", Payoff(wrong=-2.0), (1.0, -2.0, math.nan), ()),
+        ("wrong", Payoff(kind="calibrated"), (1.0, -1.0, math.nan), ()),
+        ("mask", None, (1.0, math.nan, math.nan), (False, True, False)),
+        ("mask", Payoff(wrong=-2.0), (1.0, math.nan, math.nan), (False, True, False)),
+    ],
+)
+async def test_the_recipe_says_what_a_cut_reply_is_worth(
+    truncated: str, payoff: Payoff | None, values: tuple[float, ...], masked: tuple[bool, ...]
+) -> None:
+    """Three replies: a whole one, one that was cut, and one that was cut and could not be graded."""
+    runner = runner_of(FakeEngine(), graders=Judge(RIGHT, HALF, LOST), payoff=payoff, truncated=truncated)
+    stops = iter([Stop.END, Stop.LENGTH, Stop.LENGTH])
+
+    async def cut(one: Task, prompt: np.ndarray, index: int, **_: Any) -> Rollout:
+        return replace(rollout("reply", of=one), index=index, stop=next(stops))
+
+    runner._rollout = cut  # type: ignore[method-assign, assignment]
+    runner._open.set()
+    header, group = await runner.run(task(), 3, 0)
+    np.testing.assert_array_equal(group.values, np.array(values, dtype=np.float32))
+    assert header.masked == masked
+    assert header.graded == (True, True, False), "a masked reply was graded"
+    assert header.verdicts == ("CORRECT", "CORRECT", "UNGRADED")
+    assert header.counted == tuple(not math.isnan(value) for value in values)
+    assert header.truncated == (False, True, True)

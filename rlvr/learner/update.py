@@ -1,0 +1,100 @@
+"""From gradients to new weights: float32 masters of what computes in a smaller type."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlvr.learner.ranks import is_sharded, share_of, whole
+
+__all__ = ["Updater"]
+
+
+class Updater:
+    """AdamW over float32 masters. Gradients of a smaller type are added up in float32 as they arrive.
+
+    A parameter that computes in float32, as those named in `exact` always do, is its own master; so is one that ranks
+    share, which is rounded when they gather it. `groups` are AdamW's parameter groups, over the model's parameters.
+    """
+
+    def __init__(
+        self, named: Mapping[str, nn.Parameter], *, dtype: torch.dtype, groups: list[dict[str, Any]] | None = None,
+        rate: float, betas: tuple[float, float], eps: float, weight_decay: float, exact: Collection[str] = (),
+    ) -> None:  # fmt: skip
+        self._working = dict(named)
+        self.masters: dict[str, nn.Parameter] = {}
+        for name, parameter in named.items():
+            if dtype == torch.float32 or name in exact or is_sharded(parameter):
+                self.masters[name] = parameter
+                continue
+            self.masters[name] = nn.Parameter(parameter.data.float())
+            parameter.data = parameter.data.to(dtype)
+            parameter.register_post_accumulate_grad_hook(_collector(self.masters[name]))
+        owners = {id(parameter): self.masters[name] for name, parameter in named.items()}
+        groups = groups or [{"params": list(named.values()), "lr": rate}]
+        self.optimizer = torch.optim.AdamW(
+            [group | {"params": [owners[id(p)] for p in group["params"]]} for group in groups],
+            lr=rate, betas=betas, eps=eps, weight_decay=weight_decay, fused=True,
+        )  # fmt: skip
+        for group in self.optimizer.param_groups:
+            group["base_rate"] = group["lr"]
+
+    def gradient_norm(self, *, limit: float) -> float:
+        """Scale the gradients so that their norm is at most `limit`, and give it as it was before."""
+        # no call of torch takes both what ranks share and what is whole
+        parts = [[p for p in self.masters.values() if is_sharded(p) is shared] for shared in (True, False)]
+        norms = [nn.utils.get_total_norm([p.grad for p in part if p.grad is not None]) for part in parts]
+        norm = math.hypot(*(float(whole(one)) for one in norms))
+        for part in parts:
+            nn.utils.clip_grads_with_norm_(part, limit, torch.tensor(norm))
+        return norm
+
+    def update(self, *, share: float, then: Callable[[], None] | None = None) -> None:
+        """Take an optimizer step at `share` of the learning rates, call `then`, and forget the gradients."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_rate"] * share
+        self.optimizer.step()
+        if then:
+            then()
+        self.forget()
+        self.publish()
+
+    def forget(self) -> None:
+        """Drop the gradients."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def publish(self) -> None:
+        """Round the masters into the weights that compute."""
+        for name, parameter in self._working.items():
+            if parameter is not self.masters[name]:
+                parameter.copy_(self.masters[name])
+
+    @torch.no_grad()
+    def restore(self, masters: Mapping[str, Tensor], optimizer: Mapping[str, Any]) -> None:
+        """Take up masters and optimizer as a checkpoint holds them."""
+        for name, master in self.masters.items():
+            master.copy_(share_of(masters[name], master))
+        rates = [group["base_rate"] for group in self.optimizer.param_groups]
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        state = {i: {n: share_of(t, parameters[i]) for n, t in moments.items()} for i, moments in optimizer["state"].items()}
+        self.optimizer.load_state_dict(dict(optimizer) | {"state": state})
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["base_rate"] = rate  # the recipe's, which may have changed
+        self.publish()
+
+
+def _collector(master: nn.Parameter) -> Any:
+    @torch.no_grad()
+    def collect(parameter: nn.Parameter) -> None:
+        if master.grad is None:
+            master.grad = parameter.grad.float()
+        else:
+            master.grad.add_(parameter.grad)
+        parameter.grad = None
+
+    return collect

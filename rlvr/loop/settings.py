@@ -1,0 +1,124 @@
+"""From a recipe to the records that learner and workers take: no config object goes below this room."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rlvr import plugins
+from rlvr.config import Recipe
+from rlvr.core.payoff import Payoff
+from rlvr.errors import ConfigError
+from rlvr.learner.adapter import AdapterSettings
+from rlvr.learner.algorithm import Algorithm, CriticSettings
+from rlvr.learner.ranks import Ranks
+from rlvr.loop.buffer import Buffer
+from rlvr.rollout.runner import RolloutSettings
+
+__all__ = [
+    "adapter_of",
+    "algorithm_of",
+    "buffer_of",
+    "compares_within_groups",
+    "learner_settings_of",
+    "payoff_of",
+    "rollout_settings_of",
+    "transport_of",
+]
+
+
+def algorithm_of(recipe: Recipe) -> Algorithm:
+    """Give the learner's conventions as the recipe states them."""
+    a = recipe.algorithm
+    same = a.model_dump(exclude={"preset", "beta1", "beta2", "loss_constant"})
+    constant = a.loss_constant or recipe.rollout.max_new_tokens
+    return Algorithm(
+        **same, betas=(a.beta1, a.beta2), loss_constant=constant if a.loss_per == "constant" else None,
+        temperature=recipe.rollout.temperature, seed=recipe.seed, critic=_critic_of(recipe),
+    )  # fmt: skip
+
+
+def _critic_of(recipe: Recipe) -> CriticSettings | None:
+    if recipe.critic is None:
+        return None
+    return CriticSettings(**recipe.critic.model_dump() | {"value_clip": recipe.critic.value_clip or None})
+
+
+def adapter_of(recipe: Recipe) -> AdapterSettings | None:
+    """Give the adapter that is trained instead of the model; none for full fine-tuning."""
+    a = recipe.adapter
+    if a.kind == "none":
+        return None
+    return AdapterSettings(
+        kind=a.kind, rank=a.rank, alpha=a.alpha, targets=a.targets, lora_plus_ratio=a.lora_plus_ratio,
+        target_rank=a.target_rank, total_steps=recipe.steps * recipe.algorithm.updates, seed=recipe.seed,
+    )  # fmt: skip
+
+
+def compares_within_groups(recipe: Recipe) -> bool:
+    """Tell whether a reply is compared with the others of its group, so that a group needs two of them."""
+    return recipe.algorithm.baseline in ("group", "leave_one_out")
+
+
+def buffer_of(recipe: Recipe) -> Buffer:
+    """Make the buffer that the algorithm asks for."""
+    return Buffer(
+        max_staleness=recipe.rollout.max_staleness,
+        flat_groups_have_no_gradient=algorithm_of(recipe).flat_groups_have_no_gradient,
+        flat_groups_count=not recipe.rollout.dynamic_sampling,
+        least=2 if compares_within_groups(recipe) else 1,
+    )
+
+
+def rollout_settings_of(recipe: Recipe) -> RolloutSettings:
+    """Give how replies are sampled."""
+    r = recipe.rollout
+    return RolloutSettings(
+        max_new_tokens=r.max_new_tokens, temperature=r.temperature, max_model_len=r.max_model_len, truncated=r.truncated
+    )
+
+
+def learner_settings_of(recipe: Recipe, *, cores: int) -> dict[str, Any]:
+    """Give what the learner needs to know of the machine, and of the adapter where there is one."""
+    h, adapter = recipe.hardware, adapter_of(recipe)
+    settings: dict[str, Any] = {
+        "tokens_per_microbatch": h.tokens_per_microbatch,
+        "threads": h.threads or max(1, cores // h.ranks),
+        "device": "cuda" if h.kind == "gpu" else "cpu",
+        "precision": h.precision,
+        "gradient_checkpointing": h.gradient_checkpointing,
+        "compile": h.compile,
+    }
+    ranks = {"ranks": Ranks(count=h.ranks)} if h.ranks > 1 else {}
+    return settings | ranks | ({"adapter": adapter} if adapter else {})
+
+
+def payoff_of(recipe: Recipe) -> Payoff | None:
+    """Give what verdicts pay: [payoff], else what the first reward says of itself, else nothing (its score counts).
+
+    Errors: ConfigError where a payoff leaves another setting without effect.
+    """
+    first, *others = recipe.reward
+    payoff = recipe.payoff.record() if recipe.payoff else plugins.default_payoff(first.name, first.options)
+    idle = [reward.name for reward in others if reward.weight]
+    if payoff and idle:
+        source = "[payoff]" if recipe.payoff else f"the payoff of reward '{first.name}'"
+        raise ConfigError(
+            f"{source} pays the verdicts of '{first.name}' alone, so that the score of reward '{idle[0]}' has no "
+            "effect: give it weight = 0 to record it only, or combine the two with gate"
+        )
+    if payoff and payoff.kind == "calibrated" and not plugins.declares(first.name, first.options, "reads_confidence"):
+        raise ConfigError(
+            f'payoff.kind = "calibrated" needs a reward that reads a stated confidence, as truth and judge do, and '
+            f"'{first.name}' reads none"
+        )
+    return payoff
+
+
+def transport_of(recipe: Recipe) -> str:
+    """Resolve weights.transport = "auto": shared memory on CPU; CUDA IPC on a GPU, NCCL where ranks have several."""
+    wanted = recipe.weights.transport
+    if wanted != "auto":
+        return wanted
+    if recipe.hardware.kind == "cpu":
+        return "shm"
+    return "nccl" if recipe.hardware.ranks > 1 else "ipc"

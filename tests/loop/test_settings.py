@@ -1,0 +1,81 @@
+"""What of a recipe reaches learner and workers."""
+
+from __future__ import annotations
+
+from inspect import signature
+from typing import Any
+
+import pytest
+
+from rlvr.config import Recipe
+from rlvr.learner.adapter import AdapterSettings
+from rlvr.learner.step import Learner
+from rlvr.loop.settings import (
+    adapter_of,
+    buffer_of,
+    compares_within_groups,
+    learner_settings_of,
+    rollout_settings_of,
+    transport_of,
+)
+from rlvr.presets import PRESETS
+from rlvr.rollout.runner import RolloutSettings
+
+
+def recipe(**sections: Any) -> Recipe:
+    plain = {"name": "r", "steps": 60, "model": {"path": "m"}, "environment": {"name": "e"}, "reward": [{"name": "w"}]}
+    return Recipe.model_validate(plain | sections)
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_the_buffer_fits_the_algorithm(name: str) -> None:
+    """Only where replies are compared within their group does it need two, and may a flat one be left out."""
+    made = recipe(algorithm={"preset": name})
+    buffer = buffer_of(made)
+    grouped = name in ("grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "reinforce++_baseline")
+    assert compares_within_groups(made) is grouped
+    assert buffer.least == (2 if grouped else 1)
+    assert buffer.flat_groups_have_no_gradient is (grouped and name != "reinforce++_baseline")
+    assert buffer.flat_groups_count is (name != "dapo")
+
+
+def test_the_worker_is_told_of_cut_replies() -> None:
+    made = recipe(rollout={"truncated": "wrong", "temperature": 0.7, "max_new_tokens": 9, "max_model_len": 99})
+    told = RolloutSettings(max_new_tokens=9, temperature=0.7, max_model_len=99, truncated="wrong")
+    assert rollout_settings_of(made) == told
+    assert rollout_settings_of(recipe()).truncated == "score"
+
+
+def test_the_learner_is_told_of_the_machine() -> None:
+    made = recipe(hardware={"threads": 3, "precision": "float32", "gradient_checkpointing": True})
+    told = learner_settings_of(made, cores=8)
+    assert told == {
+        "tokens_per_microbatch": 4096, "threads": 3, "device": "cpu", "precision": "float32",
+        "gradient_checkpointing": True, "compile": False,
+    }  # fmt: skip
+    assert set(told) <= set(signature(Learner).parameters)
+    assert learner_settings_of(recipe(hardware={"kind": "gpu"}), cores=8)["device"] == "cuda"
+    assert learner_settings_of(recipe(), cores=8)["threads"] == 8
+
+
+def test_the_adapter_is_told_how_long_the_run_is() -> None:
+    assert adapter_of(recipe()) is None
+    made = recipe(
+        seed=4, algorithm={"epochs": 2, "minibatches": 3},
+        adapter={"kind": "adalora", "rank": 8, "target_rank": 2, "targets": ["q_proj"], "alpha": 8},
+    )  # fmt: skip
+    assert adapter_of(made) == AdapterSettings(
+        kind="adalora", rank=8, alpha=8.0, targets=("q_proj",), target_rank=2, total_steps=360, seed=4
+    )
+    assert learner_settings_of(made, cores=1)["adapter"] == adapter_of(made)
+    assert adapter_of(recipe(adapter={"kind": "lora"})) == AdapterSettings(kind="lora", total_steps=60)
+
+
+@pytest.mark.parametrize("kind", ["lora", "rslora", "dora", "vera", "pissa", "loftq", "lora+", "adalora", "qlora"])
+def test_every_kind_of_adapter_has_its_settings(kind: str) -> None:
+    made = adapter_of(recipe(adapter={"kind": kind}, hardware={"kind": "gpu"}))
+    assert made is not None and made.kind == kind
+
+
+def test_the_transport_follows_the_hardware() -> None:
+    assert (transport_of(recipe()), transport_of(recipe(hardware={"kind": "gpu"}))) == ("shm", "ipc")
