@@ -10,8 +10,9 @@ What TRL gets, so that both sides do the same work:
   term and so no reference model, gradient norm 1, a constant learning rate;
 - a reward that costs nothing: the last number of the reply is the answer or not;
 - no evaluation, no checkpoint, no logged completions within the measured steps.
-What differs: TRL samples through transformers' `generate` (its vLLM modes do not run on a CPU), computes groups without
-gradient too, and uses the weights that it trains, so that it has no push.
+What differs: TRL samples through transformers' `generate`, under the same autocast, since its colocated vLLM fails on a
+CPU and its vLLM server takes weights over NCCL only; it computes groups without gradient too; and it samples from the
+weights that it trains, so that it has no push.
 """
 
 from __future__ import annotations

@@ -249,7 +249,8 @@ def _adapter(recipe: Recipe) -> Iterator[str]:
 
 def _transport(recipe: Recipe) -> Iterator[str]:
     kind, transport, workers = recipe.hardware.kind, recipe.weights.transport, recipe.rollout.workers
-    if kind == "gpu" and transport in ("auto", "ipc") and workers > 1:
+    shared = transport == "ipc" or (transport == "auto" and recipe.hardware.ranks == 1)
+    if kind == "gpu" and shared and workers > 1:
         yield (
             f"rollout.workers = {workers} cannot share the learner's GPU, as weights.transport = "
             f'"{transport}" wants; use 1 worker or "nccl"'
@@ -261,7 +262,7 @@ def _transport(recipe: Recipe) -> Iterator[str]:
 def _ranks(recipe: Recipe) -> Iterator[str]:
     ranks, adapter = recipe.hardware.ranks, recipe.adapter.kind
     if ranks > 1 and recipe.weights.transport == "ipc":
-        yield f'weights.transport = "ipc" needs a learner on one GPU, not hardware.ranks = {ranks}; use "nccl" or "auto"'
+        yield f'weights.transport = "ipc" needs one learner, not hardware.ranks = {ranks}; use "nccl" or "auto"'
     if ranks > 1 and adapter in ("adalora", "loftq", "qlora"):
         yield f'adapter.kind = "{adapter}" cannot be shared by hardware.ranks = {ranks}; use 1 rank or "lora"'
 

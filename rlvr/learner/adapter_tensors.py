@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlvr.errors import CheckpointError, LearnerError
+from rlvr.learner.ranks import share_of
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -38,8 +38,8 @@ def save(learner: Learner, folder: Path, *, facts: dict[str, Any]) -> None:
         with boundary("writing"):  # safetensors and torch have their own errors for a full disk
             files, state = _files(learner), learner.state()  # all ranks gather, and have met when the first one writes
             if learner.ranks.rank:
-                with tempfile.TemporaryDirectory() as aside_of_all:  # an adapter is gathered as it is written
-                    learner.body.save_adapter(Path(aside_of_all) / "adapter")
+                with tempfile.TemporaryDirectory() as nowhere:  # an adapter is gathered as it is written
+                    learner.body.save_adapter(Path(nowhere) / "adapter")
                 return
             shutil.rmtree(scratch, ignore_errors=True)
             (scratch / "trainer").mkdir(parents=True)

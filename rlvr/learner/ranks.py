@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -64,15 +64,17 @@ class Ranks:
             torch.cuda.set_device(device)  # Ray shows each rank one GPU
         try:
             with boundary("joining"):
-                self._store = distributed.TCPStore(self.host, self.port, self.count, self.rank == 0, limit)
+                self._store = distributed.TCPStore(  # type: ignore[attr-defined]
+                    self.host, self.port, self.count, self.rank == 0, limit
+                )
                 distributed.init_process_group(
                     "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
                     store=self._store, rank=self.rank, world_size=self.count, timeout=limit,
                 )  # fmt: skip
         except BoundaryError as error:
             raise LearnerError(
-                f"learner rank {self.rank} did not meet the {self.count - 1} other(s) at {self.host}:{self.port} within "
-                f"{self.deadline_s:g} s ({error.reason}); hardware.ranks must not be more than there are devices"
+                f"learner rank {self.rank} did not meet the {self.count - 1} other(s) at {self.host}:{self.port} "
+                f"within {self.deadline_s:g} s ({error.reason}); hardware.ranks must not be more than there are devices"
             ) from error
 
     def leave(self) -> None:
@@ -204,7 +206,8 @@ def is_sharded(tensor: Any) -> bool:
 
 def whole(tensor: Tensor) -> Tensor:
     """Give a tensor whole, on every rank; all of them must ask."""
-    return tensor.full_tensor() if is_sharded(tensor) else tensor
+    full: Callable[[], Tensor] | None = getattr(tensor, "full_tensor", None)
+    return full() if full else tensor
 
 
 def share_of(tensor: Tensor, like: Tensor) -> Tensor:

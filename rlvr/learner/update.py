@@ -81,7 +81,8 @@ class Updater:
             master.copy_(share_of(masters[name], master))
         rates = [group["base_rate"] for group in self.optimizer.param_groups]
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        state = {i: {n: share_of(t, parameters[i]) for n, t in moments.items()} for i, moments in optimizer["state"].items()}
+        known = optimizer["state"].items()
+        state = {place: {n: share_of(t, parameters[place]) for n, t in moments.items()} for place, moments in known}
         self.optimizer.load_state_dict(dict(optimizer) | {"state": state})
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["base_rate"] = rate  # the recipe's, which may have changed

@@ -322,6 +322,69 @@ def test_the_same_recipe_without_a_fault_ends_well(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+WARM_PPO = """
+name = "warm"
+steps = 2
+
+[model]
+path = "smollm2-135m"
+
+[environment]
+name = "arithmetic"
+operations = ["add20"]
+examples = 1
+eval_tasks = 16
+demonstrations = 24
+
+[[reward]]
+name = "math"
+
+[rollout]
+prompts_per_step = 4
+group_size = 4
+max_new_tokens = 24
+max_model_len = 256
+truncated = "mask"
+
+[sft]
+demonstrations = "environment"
+epochs = 1
+batch_size = 8
+learning_rate = 1e-4
+
+[algorithm]
+preset = "ppo"
+minibatches = 2
+learning_rate = 1e-4
+kl = "loss"
+kl_coefficient = 0.01
+
+[adapter]
+kind = "dora"
+rank = 8
+
+[eval]
+tasks = 16
+"""
+
+
+def test_a_warm_start_and_ppo_train_an_adapter(tmp_path: Path) -> None:
+    done = train(WARM_PPO, folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = tmp_path / "runs" / "warm"
+    losses = [line["loss"] for line in read_lines(run / "sft.jsonl")]
+    assert len(losses) == 3
+    assert losses[-1] < losses[0]
+    for line in read_lines(run / "metrics.jsonl"):
+        assert {"value_loss", "critic_grad_norm", "kl"} <= line.keys()
+        assert line["grad_norm"] > 0
+        assert line["mismatch"] < 0.1
+    assert {"eval_before", "eval_after_sft", "eval_after", "gain_sft", "gain_rl"} <= json.loads(
+        (run / "summary.json").read_text()
+    ).keys()
+    assert (checkpoint(run) / "adapter" / "adapter_config.json").is_file()
+
+
 SOUR = """
 class Sour:
     def grade(self, task, rollout):

@@ -16,10 +16,11 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from helpers import make_group, make_rollout, near_policy, random_groups, totals_of
+from helpers import make_group, near_policy, random_groups, totals_of
 
 from rlvr.errors import LearnerError, unwrapped
 from rlvr.learner import checkpoint
+from rlvr.learner.adapter import AdapterSettings
 from rlvr.learner.algorithm import Algorithm, CriticSettings
 from rlvr.learner.ranks import Ranks, free_port, whole
 from rlvr.learner.step import Learner
@@ -49,8 +50,16 @@ CASES = {
     ),
     "critic": Case({"baseline": "critic", "critic": CriticSettings(), "decay": 0.9}),
     "shared critic": Case({"baseline": "critic", "critic": CriticSettings(backbone="shared"), "epochs": 2}),
+    "lora, reference": Case(
+        {"kl": "loss", "kl_coefficient": 0.1}, "untied", settings={"adapter": AdapterSettings(kind="lora", rank=4)}
+    ),
     "bfloat16": Case(precision="bfloat16"),
+    "bfloat16 lora": Case(
+        {"kl": "loss", "kl_coefficient": 0.1}, precision="bfloat16",
+        settings={"adapter": AdapterSettings(kind="lora", rank=4)}
+    ),
 }  # fmt: skip
+ADAPTED = "lora, reference"
 EXACT = [name for name, case in CASES.items() if case.precision == "float32"]
 
 
@@ -103,11 +112,18 @@ def run_rank(rank: int, port: int, folders: dict[str, Path], steps: dict[str, An
     ranks = Ranks(count=2, rank=rank, port=port, deadline_s=60)
     told: dict[str, Any] = {}
     for name, case in CASES.items():
-        told[name] = outcome(learner_of(case, folders, ranks), steps[name])
+        learner = learner_of(case, folders, ranks)
+        told[name] = outcome(learner, steps[name])
+        if name == ADAPTED:
+            checkpoint.save(learner, out / "adapter", facts={})
+            checkpoint.restore(learner, out / "adapter")
+            told["restored adapter"] = {name: tensor.clone() for name, tensor in learner.tensors()}
     fresh = learner_of(CASES["token"], folders, ranks)
     told["perturbed"] = perturbed(fresh)
-    poisoned = [make_group([replace(r, logprobs=np.full_like(r.logprobs, np.nan)) for r in g.rollouts], g.values.tolist())
-                for g in steps["token"][0]]  # fmt: skip
+    poisoned = [
+        make_group([replace(r, logprobs=r.logprobs + np.float32(np.nan)) for r in group.rollouts], group.values.tolist())
+        for group in steps["token"][0]
+    ]
     with pytest.raises(LearnerError, match="not finite"):
         fresh.step(poisoned, totals_of(poisoned))
     told["after poison"] = outcome(fresh, steps["token"])
@@ -136,10 +152,10 @@ def folders(tied_model: Path, untied_model: Path) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def steps(folders: dict[str, Path]) -> dict[str, list[list[Group]]]:
+    judges = {name: learner_of(Case(model=name), folders, None) for name in folders}
     made = {}
     for name, case in CASES.items():
-        judge = learner_of(replace(case, precision="float32", algorithm={}), folders, None)
-        groups = [near_policy(judge, random_groups(seed, groups=3)) for seed in (0, 1)]
+        groups = [near_policy(judges[case.model], random_groups(seed, groups=3)) for seed in (0, 1)]
         made[name] = [[make_group(g[0].rollouts[:1], [1.0])] for g in groups] if case.single else groups
     return made
 
@@ -191,12 +207,16 @@ def test_two_ranks_compute_what_one_computes(name: str, one: dict[str, Any], two
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-def test_bfloat16_on_two_ranks_stays_near_one(one: dict[str, Any], two: Any) -> None:
-    expected, found = one["bfloat16"], two[0][0]["bfloat16"]
+@pytest.mark.parametrize("name", ["bfloat16", "bfloat16 lora"])
+def test_bfloat16_on_two_ranks_stays_near_one(name: str, one: dict[str, Any], two: Any) -> None:
+    expected, found = one[name], two[0][0][name]
     assert found["metrics"][0]["loss"] == pytest.approx(expected["metrics"][0]["loss"], abs=0.01)
     assert found["metrics"][0]["grad_norm"] == pytest.approx(expected["metrics"][0]["grad_norm"], rel=0.02)
     for name, slope in expected["gradients"].items():
         assert found["gradients"][name].dtype == torch.float32
+        if not slope.any():  # of LoRA's A, while B is 0
+            assert not found["gradients"][name].any()
+            continue
         cosine = torch.nn.functional.cosine_similarity(found["gradients"][name].flatten(), slope.flatten(), dim=0)
         assert float(cosine) > 0.99, name
 
@@ -237,6 +257,18 @@ def test_checkpoints_do_not_know_how_many_ranks_wrote_them(
     resumed = outcome(single, steps["token"])
     assert_near(first["resumed"]["weights"], resumed["weights"])
     assert not same(expected["served"], one_step(folders, steps)), "a resumed run goes on from its own weights"
+
+
+def test_an_adapter_of_two_ranks_is_saved_whole(folders: dict[str, Path], two: Any) -> None:
+    (first, _), out = two
+    single = learner_of(CASES[ADAPTED], folders, None)
+    checkpoint.restore(single, out / "adapter")
+    assert same(first["restored adapter"], first[ADAPTED]["served"])
+    served = dict(single.tensors())
+    assert served.keys() == first[ADAPTED]["served"].keys()
+    for name, tensor in served.items():
+        torch.testing.assert_close(first[ADAPTED]["served"][name], tensor)
+    assert (out / "adapter" / "adapter" / "adapter_model.safetensors").is_file()
 
 
 def one_step(folders: dict[str, Path], steps: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -284,7 +316,7 @@ def actor(folders: dict[str, Path]) -> Iterator[Any]:
     ray = pytest.importorskip("ray")
     from rlvr.learner.actor import LearnerActor
 
-    paths = os.pathsep.join([str(Path(__file__).parents[2]), str(Path(__file__).parents[1]), str(Path(__file__).parent)])
+    paths = os.pathsep.join(str(folder) for folder in Path(__file__).parents[:3])
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
              object_store_memory=80 * 2**20, runtime_env={"env_vars": {"PYTHONPATH": paths}})  # fmt: skip
     try:
