@@ -36,8 +36,12 @@ PRESETS: dict[str, list[str]] = {
     "reinforce++_baseline": [],
     "ppo": ["critic.learning_rate=3e-5", "algorithm.minibatches=2"],
     # 50 steps of critic alone and an alpha for long replies do not fit 12 steps of 15 tokens
-    "vapo": ["critic.learning_rate=3e-5", "algorithm.minibatches=2", "critic.warmup_steps=2",
-             "algorithm.decay_length_factor=1.0"],
+    "vapo": [
+        "critic.learning_rate=3e-5",
+        "algorithm.minibatches=2",
+        "critic.warmup_steps=2",
+        "algorithm.decay_length_factor=1.0",
+    ],
 }
 ADAPTERS: dict[str, list[str]] = {
     "lora": ["algorithm.learning_rate=5e-4"],

@@ -64,9 +64,7 @@ def test_the_page_of_algorithms_is_in_step(tables: ModuleType) -> None:
 def test_every_key_of_a_recipe_has_its_meaning_in_one_place(tables: ModuleType) -> None:
     described = {name for name, field in tables.recipe_keys() if field.description}
     names = {name for name, _ in tables.recipe_keys()}
-    assert names - described == set(tables.MEANINGS), (
-        "docs/make_tables.py says what rlvr/config/ does not, and no more"
-    )
+    assert names - described == set(tables.MEANINGS), "docs/make_tables.py says what rlvr/config/ does not, and no more"
 
 
 @pytest.fixture

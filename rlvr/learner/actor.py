@@ -147,7 +147,8 @@ class LearnerActor:
 
     def _find_the_dead(self, calls: Sequence[Any]) -> None:
         """Errors: LearnerError where a follower's process is gone, which is then the cause of all else."""
-        ray.wait(list(calls), num_returns=len(calls), timeout=DEATH_S) if calls else None
+        if calls:
+            ray.wait(list(calls), num_returns=len(calls), timeout=DEATH_S)
         for rank, call in enumerate(calls, start=1):
             try:
                 ray.get(call, timeout=0)

@@ -92,10 +92,12 @@ class Updater:
 def _collector(master: nn.Parameter) -> Any:
     @torch.no_grad()
     def collect(parameter: nn.Parameter) -> None:
+        arrived = parameter.grad
+        assert arrived is not None
         if master.grad is None:
-            master.grad = parameter.grad.float()
+            master.grad = arrived.float()
         else:
-            master.grad.add_(parameter.grad)
+            master.grad.add_(arrived)
         parameter.grad = None
 
     return collect

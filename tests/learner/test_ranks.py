@@ -116,20 +116,22 @@ def run_rank(rank: int, port: int, folders: dict[str, Path], steps: dict[str, An
         told[name] = outcome(learner, steps[name])
         if name == ADAPTED:
             checkpoint.save(learner, out / "adapter", facts={})
+            ranks.total({})  # rank 0 has written
             checkpoint.restore(learner, out / "adapter")
             told["restored adapter"] = {name: tensor.clone() for name, tensor in learner.tensors()}
     fresh = learner_of(CASES["token"], folders, ranks)
     told["perturbed"] = perturbed(fresh)
     poisoned = [
-        make_group([replace(r, logprobs=r.logprobs + np.float32(np.nan)) for r in group.rollouts], group.values.tolist())
+        make_group(
+            [replace(r, logprobs=r.logprobs + np.float32(np.nan)) for r in group.rollouts], group.values.tolist()
+        )
         for group in steps["token"][0]
     ]
     with pytest.raises(LearnerError, match="not finite"):
         fresh.step(poisoned, totals_of(poisoned))
     told["after poison"] = outcome(fresh, steps["token"])
     checkpoint.save(fresh, out / "two", facts={"step": 2})
-    ranks.join(torch.device("cpu"))
-    torch.distributed.barrier()
+    ranks.total({})
     resumed = learner_of(CASES["token"], folders, ranks)
     assert checkpoint.restore(resumed, out / "two") == {"step": 2}
     told["resumed"] = outcome(resumed, steps["token"])
