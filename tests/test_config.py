@@ -255,7 +255,8 @@ def test_the_same_settings_pass_where_they_have_an_effect(toml: Path, overrides:
         ),
         (
             ["algorithm.minibatches=129"],
-            "algorithm.minibatches = 129 is above the 16 groups of a step, and a minibatch holds whole groups; lower it",
+            "algorithm.minibatches = 129 is above the 16 groups of a step, and a minibatch holds whole groups; "
+            "lower it",
         ),
         (
             ["algorithm.preset=ppo", "critic.warmup_steps=3"],

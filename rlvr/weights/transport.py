@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
 from vllm.distributed.weight_transfer.base import (
     ParamMeta,
     WeightSource,
@@ -20,6 +21,7 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.layers.linear import LinearBase
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+from vllm.platforms import current_platform
 
 from rlvr.weights.manifest import check, from_mapping, open_tensors
 from rlvr.weights.sender import free_address
@@ -28,12 +30,16 @@ __all__ = ["ProofExtension", "SharedMemoryEngine", "register"]
 
 # One-hot inputs per linear layer and push. A stale tensor is missed only if none of the columns that they read changed.
 PROBES = 64
+IDLE_POLLING_S = 0.005
 
 
 def register() -> None:
     """Register our backend as `rlvr_shm`. vLLM calls this in every process, some of them twice."""
     if "rlvr_shm" not in WeightTransferEngineFactory._registry:
         WeightTransferEngineFactory.register_engine("rlvr_shm", SharedMemoryEngine)
+    if current_platform.is_cpu():
+        # An engine's worker polls for a second after each request; on CPU the learner wants those cores at that moment.
+        SpinCondition.__init__.__defaults__ = (IDLE_POLLING_S,)
 
 
 @dataclass
