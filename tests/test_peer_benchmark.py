@@ -22,7 +22,8 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def side(*seconds: float, tokens: int = 1000) -> dict[str, Any]:
-    known = {"reply_tokens": tokens, "trained_tokens": tokens // 4, "trained_prompt_tokens": tokens // 4}
+    known = {"reply_tokens": tokens, "trained_tokens": tokens // 4}
+    known |= {"computed_tokens": tokens // 2, "scored_tokens": tokens // 4}
     steps = [known | {"seconds": s, "phases": {"rollout": s / 4}} for s in seconds]
     return {"steps": steps, "peak_job_pss_gb": 1.0}
 
@@ -42,12 +43,12 @@ def test_a_side_without_counted_steps_is_refused(bench: ModuleType) -> None:
 
 def test_ratios_and_floor(bench: ModuleType) -> None:
     ours, theirs = bench.summarised(side(9, 4), warmup=1), bench.summarised(side(9, 40, tokens=2000), warmup=1)
-    found = bench.compared({"rlvr": ours, "trl": theirs, "parameters": 10**9}, tflops=2.0)
+    found = bench.compared({"rlvr": ours, "trl": theirs, "parameters": 10**9, "head_parameters": 4 * 10**8}, tflops=2.0)
     assert found["speed_ratio"] == 10  # 40 s by 4 s
     assert found["speed_ratio_per_token"] == 5  # TRL's replies were twice as long
-    assert found["floor"]["matmul_seconds"] == 1.5  # 6 x 1e9 parameters x 500 tokens by 2 TFLOP/s
-    assert found["floor"]["seconds"] == 2.5  # and a second of sampling
-    assert found["floor"]["share_of_rlvr_step"] == 0.625
+    assert found["floor"]["matmul_seconds"] == 1.2  # 6 x (6e8 x 500 tokens + 4e8 of the head x 250) by 2 TFLOP/s
+    assert found["floor"]["seconds"] == 2.2  # and a second of sampling
+    assert found["floor"]["share_of_rlvr_step"] == 0.55
 
 
 def test_one_side_alone_has_no_ratio(bench: ModuleType) -> None:
@@ -57,10 +58,10 @@ def test_one_side_alone_has_no_ratio(bench: ModuleType) -> None:
 
 def test_evaluation_and_checkpoints_are_no_part_of_a_step(bench: ModuleType) -> None:
     seconds = {"rollout": 1.0, "learn": 2.0, "eval": 5.0, "checkpoint": 3.0, "step": 12.0}
-    step = bench.rlvr_step({"tokens": 10, "groups_train": 3, "seconds": seconds}, prompt=20.5)
+    step = bench.rlvr_step({"tokens": 10, "groups_train": 3, "seconds": seconds})
     assert step["seconds"] == 4.0
     assert step["phases"] == {"rollout": 1.0, "learn": 2.0}
-    assert (step["trained_tokens"], step["trained_prompt_tokens"]) == (0, 62)  # a step may train nothing
+    assert (step["trained_tokens"], step["computed_tokens"]) == (0, 0)  # a step may train nothing
     assert step["grad_norm"] is None  # unknown is not 0
 
 

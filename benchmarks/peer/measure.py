@@ -30,7 +30,8 @@ _SHARE = 0.05  # of one core, at most, goes into sampling: the kernel walks a pr
 class Memory(threading.Thread):
     """Samples the memory of a process and its descendants until it ends.
 
-    `job_pss`: the largest sum of PSS, in which shared pages count once. `learner_rss`: the high-water mark of RSS that
+    `job_pss`: the largest sum of PSS, in which shared pages count once, and of the weights that lie in shared memory,
+    mapped or not. `learner_rss`: the high-water mark of RSS that
     the kernel keeps for the process whose title starts with `learner`; of the job's first process where that is "".
     """
 
@@ -46,7 +47,8 @@ class Memory(threading.Thread):
             while root.is_running() and root.status() != psutil.STATUS_ZOMBIE:
                 start = time.perf_counter()
                 family = [root, *root.children(recursive=True)]
-                self.job_pss = max(self.job_pss, sum(_field(p.pid, "smaps_rollup", "Pss:") for p in family))
+                held = sum(_field(p.pid, "smaps_rollup", "Pss:") for p in family)
+                self.job_pss = max(self.job_pss, held + _weights_in_shared_memory())
                 marks = [_field(p.pid, "status", "VmHWM:") for p in family if self._is_learner(p)]
                 self.learner_rss = max(self.learner_rss, *marks, 0.0)
                 time.sleep(max(_EVERY_S, (time.perf_counter() - start) * (1 / _SHARE - 1)))
@@ -57,6 +59,15 @@ class Memory(threading.Thread):
         with suppress(OSError):
             return Path(f"/proc/{process.pid}/cmdline").read_bytes().startswith(self._learner.encode())
         return False
+
+
+def _weights_in_shared_memory() -> float:
+    """Give the size of rlvr's exported weights in GB; they belong to no process."""
+    sizes = 0
+    for path in Path("/dev/shm").glob("rlvr-weights-*/*"):
+        with suppress(OSError):
+            sizes += path.stat().st_size
+    return sizes / GB
 
 
 def _field(pid: int, file: str, name: str) -> float:
@@ -90,6 +101,12 @@ def parameters(model: Path) -> int:
 
     with safe_open(model / "model.safetensors", "np") as file:
         return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+
+
+def head_parameters(model: Path) -> int:
+    """Count the parameters of the output head, which a tied model has once for both ends."""
+    config = json.loads((model / "config.json").read_text())
+    return int(config["vocab_size"] * config["hidden_size"])
 
 
 def matmul_tflops(model: Path, *, preload: Sequence[str]) -> float:

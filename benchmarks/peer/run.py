@@ -9,8 +9,9 @@ TRL and then rlvr take a few steps, of which the first warms up and does not cou
 grading, gradient, update, and in rlvr the push to the engine and its proof. Evaluation and checkpoints are left out.
 What TRL gets is said in trl_side.py. Both preload the same allocator and OpenMP. Run it alone on the machine.
 
-The floor is rlvr's rollout phase and 6 operations for each parameter and token that carried gradient (a group's prompt
-counted once) at the machine's bfloat16 matmul rate for the model's shapes.
+The floor is rlvr's rollout phase (the engine with its graders; it is not timed without them) and 6 operations for each
+parameter and token at the machine's bfloat16 matmul rate for the model's shapes. Tokens are those that the learner
+computes after sharing; the output head counts where a token is predicted from.
 
 Each side's figures are written as soon as they are there; --only and --side measure a part again and keep the rest.
 Names in the result end in their unit: GB are 1e9 bytes; `pss` is the sum over all processes of the job (pages that
@@ -29,10 +30,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 from typing import Any
 
-from measure import Memory, machine, matmul_tflops, parameters
+from measure import Memory, head_parameters, machine, matmul_tflops, parameters
 
 from rlvr import plugins
 from rlvr.config import Recipe, load_recipe
@@ -147,22 +148,18 @@ def rlvr(recipe: Recipe, model: Path, folder: Path, *, path: Path) -> dict[str, 
     program = str(Path(sys.executable).with_name("rlvr"))
     command = [program, "train", str(path), "--run-dir", str(folder / "rlvr"), *changes]
     peaks = run(command, folder / "rlvr.log", environment={}, learner="ray::LearnerActor")
-    prompt = fmean(len(task["prompt_ids"]) for task in tasks_of(recipe, model))
-    steps = [rlvr_step(line, prompt=prompt) for line in read_lines(folder / "rlvr" / "metrics.jsonl")]
+    steps = [rlvr_step(line) for line in read_lines(folder / "rlvr" / "metrics.jsonl")]
     return peaks | {"versions": {name: version(name) for name in PACKAGES}, "steps": steps}
 
 
-def rlvr_step(line: dict[str, Any], *, prompt: float) -> dict[str, Any]:
-    """Give a step of rlvr in the words of both; `prompt` is the mean length of a prompt.
-
-    What evaluates or saves is no part of a step. A group's prompt counts once, as the learner shares it.
-    """
+def rlvr_step(line: dict[str, Any]) -> dict[str, Any]:
+    """Give a step of rlvr in the words of both. What evaluates or saves is no part of a step."""
     phases = dict(line["seconds"])
     seconds = phases.pop("step") - phases.pop("eval", 0.0) - phases.pop("checkpoint", 0.0)
     same = {name: line.get(name) for name in ("reward", "grad_norm", "groups_train")}
     tokens = {"reply_tokens": line["tokens"], "trained_tokens": line.get("trained_tokens") or 0}
-    shared = {"trained_prompt_tokens": round(prompt * line["groups_train"])}
-    return same | tokens | shared | {"seconds": seconds, "phases": phases}
+    computed = {name: line.get(name) or 0 for name in ("computed_tokens", "scored_tokens")}
+    return same | tokens | computed | {"seconds": seconds, "phases": phases}
 
 
 def summarised(side: dict[str, Any], *, warmup: int) -> dict[str, Any]:
@@ -205,15 +202,16 @@ def compared(found: dict[str, Any], *, tflops: float | None) -> dict[str, Any]:
             result[name] = round(theirs[key] / ours[key], 2)
     if ours and tflops:
         counted = [step for step in ours["steps"] if step["counted"]]
-        tokens = median(step["trained_tokens"] + step["trained_prompt_tokens"] for step in counted)
-        matmul = 6 * found["parameters"] * tokens / (tflops * 1e12)
-        engine = ours["phase_seconds"]["rollout"]
+        computed, scored = (median(step[name] for step in counted) for name in ("computed_tokens", "scored_tokens"))
+        body = found["parameters"] - found["head_parameters"]
+        matmul = 6 * (body * computed + found["head_parameters"] * scored) / (tflops * 1e12)
+        rollout = ours["phase_seconds"]["rollout"]
         result["floor"] = {
-            "engine_seconds": engine, "trained_and_prompt_tokens": tokens, "matmul_tflops": tflops,
-            "matmul_seconds": round(matmul, 3), "seconds": round(engine + matmul, 3),
-            "share_of_rlvr_step": round((engine + matmul) / ours["seconds_per_step"], 3),
+            "rollout_seconds": rollout, "computed_tokens": computed, "scored_tokens": scored, "matmul_tflops": tflops,
+            "matmul_seconds": round(matmul, 3), "seconds": round(rollout + matmul, 3),
+            "share_of_rlvr_step": round((rollout + matmul) / ours["seconds_per_step"], 3),
         }  # fmt: skip
-    return result | {key: found[key] for key in ("recipe", "parameters", *SIDES) if key in found}
+    return result | {key: found[key] for key in ("recipe", "parameters", "head_parameters", *SIDES) if key in found}
 
 
 def main() -> None:
@@ -244,6 +242,7 @@ def main() -> None:
             result["machine"] = facts
             known = result.get(workload, {}) | {side: summarised(found, warmup=arguments.warmup)}
             known |= {"recipe": str(path.relative_to(ROOT)), "parameters": parameters(model)}
+            known["head_parameters"] = head_parameters(model)
             result[workload] = compared(known, tflops=facts["bf16_matmul_tflops"])
             write_json(arguments.out, result)
             print(f"{workload}: {side} takes {result[workload][side]['seconds_per_step']:.1f} s a step", flush=True)
