@@ -48,7 +48,7 @@ class Memory(threading.Thread):
                 start = time.perf_counter()
                 family = [root, *root.children(recursive=True)]
                 held = sum(_field(p.pid, "smaps_rollup", "Pss:") for p in family)
-                self.job_pss = max(self.job_pss, held + _weights_in_shared_memory())
+                self.job_pss = max(self.job_pss, held + sum(map(_weights_in_shared_memory, family)))
                 marks = [_field(p.pid, "status", "VmHWM:") for p in family if self._is_learner(p)]
                 self.learner_rss = max(self.learner_rss, *marks, 0.0)
                 time.sleep(max(_EVERY_S, (time.perf_counter() - start) * (1 / _SHARE - 1)))
@@ -61,10 +61,10 @@ class Memory(threading.Thread):
         return False
 
 
-def _weights_in_shared_memory() -> float:
-    """Give the size of rlvr's exported weights in GB; they belong to no process."""
+def _weights_in_shared_memory(process: psutil.Process) -> float:
+    """Give the size in GB of the weights that an rlvr run has exported; they count in no process's memory."""
     sizes = 0
-    for path in Path("/dev/shm").glob("rlvr-weights-*/*"):
+    for path in Path("/dev/shm").glob(f"rlvr-weights-{process.pid}-*/*"):
         with suppress(OSError):
             sizes += path.stat().st_size
     return sizes / GB
