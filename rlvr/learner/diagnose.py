@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -57,6 +57,13 @@ class WatchedLearner(Learner):
 
     _known: dict[int, tuple[str, int, float]]  # group, index and value by the identity of the token ids
     _reports: tuple[SampleReport, ...] = ()
+    progress: Callable[[int, int], None] = staticmethod(lambda done, of: None)  # replies of an update, and of how many
+
+    def __init__(self, *given: Any, **settings: Any) -> None:
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # a terminal shows the replies' own
+        super().__init__(*given, **settings)
 
     def diagnose(self, groups: Sequence[Group], totals: Totals) -> Diagnosis:
         """Take a step as `step` does. The weights are then those after it or, where it failed, those that failed."""
@@ -73,7 +80,11 @@ class WatchedLearner(Learner):
         return Diagnosis(error=error, metrics=metrics, samples=self._reports)
 
     def _accumulate(self, samples: Sequence[Sample], *rest: Any, **named: Any) -> Any:
-        self._reports = tuple(self._report(sample, *rest, **named) for sample in samples)
+        reports = []
+        for sample in samples:
+            reports.append(self._report(sample, *rest, **named))
+            self.progress(len(reports), len(samples))
+        self._reports = tuple(reports)
         return super()._accumulate(samples, *rest, **named)
 
     def _report(self, sample: Sample, *rest: Any, **named: Any) -> SampleReport:
