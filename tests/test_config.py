@@ -255,7 +255,12 @@ def test_the_same_settings_pass_where_they_have_an_effect(toml: Path, overrides:
         ),
         (
             ["algorithm.minibatches=129"],
-            "algorithm.minibatches = 129 is above the 16 groups of a step, and a minibatch holds whole groups; lower it",
+            "algorithm.minibatches = 129 is above the 16 groups of a step, and a minibatch holds whole groups; "
+            "lower it",
+        ),
+        (
+            ["algorithm.warmup_steps=4"],
+            "algorithm.warmup_steps = 4 is above steps = 3, so that the run never reaches its learning rate; lower it",
         ),
         (
             ["algorithm.preset=ppo", "critic.warmup_steps=3"],
