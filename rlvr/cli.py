@@ -290,11 +290,24 @@ def replay(
 ) -> None:
     """Compute a step that was not finite again, reply by reply. Exit status 1 where it is not finite again."""
     _require_training("torch", "transformers")
+    from rich.progress import MofNCompleteColumn, Progress
+
     from rlvr.loop.replay import replay as compute
     from rlvr.observe.progress import replay_table
 
-    found = compute(run, step=step)
-    console = Console(highlight=False)
+    console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
+
+    def warn(text: str) -> None:
+        errors.print(f"[yellow]! {escape(text)}[/]", soft_wrap=True)
+
+    with Progress(
+        *Progress.get_default_columns()[:2], MofNCompleteColumn(), console=errors, transient=True,
+        disable=not errors.is_terminal,
+    ) as bar:  # fmt: skip
+        row = bar.add_task(f"replies of step {step}", total=None)
+        found = compute(
+            run, step=step, say=warn, progress=lambda done, of: bar.update(row, completed=done, total=of)
+        )  # fmt: skip
     console.print(replay_table(found.samples))
     if not found.error:
         loss, norm = (found.metrics.get(name, 0.0) for name in ("loss", "grad_norm"))

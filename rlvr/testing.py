@@ -20,7 +20,21 @@ from numpy.typing import NDArray
 
 from rlvr.errors import BoundaryError, boundary
 from rlvr.rollout.engine import Completion, Sampling
-from rlvr.types import Environment, Grade, Manifest, Reward, Rollout, Span, Stop, Task, Ungraded, Verdict, messages_of
+from rlvr.types import (
+    MOST_DEMONSTRATIONS,
+    Environment,
+    Grade,
+    Manifest,
+    Message,
+    Reward,
+    Rollout,
+    Span,
+    Stop,
+    Task,
+    Ungraded,
+    Verdict,
+    messages_of,
+)
 
 __all__ = [
     "JUNK",
@@ -100,8 +114,8 @@ def check_environment(environment: Environment, *, tasks: int = 64) -> list[str]
                 findings.append(f"tasks({split!r}) gives other tasks for the same seed")
             findings += _task_findings(split, splits[split])
     shared = {t.id for t in splits.get("train", [])} & {t.id for t in splits.get("eval", [])}
-    prompts = {json.dumps(t.messages, default=str) for t in splits.get("train", [])}
-    twins = [t.id for t in splits.get("eval", []) if json.dumps(t.messages, default=str) in prompts]
+    prompts = {_said(t.messages) for t in splits.get("train", []) if _messages(t.messages)}
+    twins = [t.id for t in splits.get("eval", []) if _messages(t.messages) and _said(t.messages) in prompts]
     if shared or twins:
         findings.append(f"train and eval share tasks, such as {next(iter(shared), None) or twins[0]}")
     if callable(getattr(environment, "demonstrations", None)):
@@ -183,19 +197,26 @@ def _demonstration_findings(environment: Any, held_out: Sequence[Task], *, count
         yield "demonstrations() gives none"
     if first != again:
         yield "demonstrations() gives others for the same seed"
-    questions = {json.dumps(one.messages, default=str) for one in held_out}
+    if sum(1 for _ in islice(environment.demonstrations(seed=0), MOST_DEMONSTRATIONS + 1)) > MOST_DEMONSTRATIONS:
+        yield f"demonstrations() gives more than {MOST_DEMONSTRATIONS:,}, or never ends"
+    questions = {_said(one.messages) for one in held_out if _messages(one.messages)}
     for place, messages in enumerate(first):
         if len(messages) < 2 or not _messages(messages) or messages[-1]["role"] != "assistant":
             yield f"demonstration {place}: messages must be role and content, both text, and end with the assistant's"
-        elif json.dumps(tuple(messages[:-1]), default=str) in questions:
+        elif _said(messages[:-1]) in questions:
             yield f"demonstration {place} answers a task of the split eval"
 
 
-def _messages(found: Sequence[Any]) -> bool:
-    return all(
-        set(message) == {"role", "content"} and message["role"] in _ROLES and isinstance(message["content"], str)
+def _messages(found: Any) -> bool:
+    return isinstance(found, Sequence) and all(
+        isinstance(message, Mapping) and set(message) == {"role", "content"}
+        and all(isinstance(text, str) for text in message.values()) and message["role"] in _ROLES
         for message in found
-    )
+    )  # fmt: skip
+
+
+def _said(messages: Sequence[Message]) -> tuple[tuple[str, str], ...]:
+    return tuple((message["role"], message["content"]) for message in messages)
 
 
 def _well_formed(one: Task) -> bool:

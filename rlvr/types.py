@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "MOST_DEMONSTRATIONS",
     "Batch",
     "Canary",
     "Done",
@@ -273,6 +274,9 @@ class Done:
     """An environment's word that the conversation is over."""
 
     why: str = ""
+
+
+MOST_DEMONSTRATIONS = 1_000_000  # an environment that gives more is taken to give them without an end
 
 
 class Environment(Protocol):

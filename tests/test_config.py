@@ -259,6 +259,10 @@ def test_the_same_settings_pass_where_they_have_an_effect(toml: Path, overrides:
             "lower it",
         ),
         (
+            ["algorithm.warmup_steps=4"],
+            "algorithm.warmup_steps = 4 is above steps = 3, so that the run never reaches its learning rate; lower it",
+        ),
+        (
             ["algorithm.preset=ppo", "critic.warmup_steps=3"],
             "critic.warmup_steps = 3 leaves none of steps = 3 for the policy to learn in; lower it",
         ),

@@ -1,7 +1,7 @@
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import count
+from itertools import count, repeat
 from typing import Any
 
 import pytest
@@ -64,12 +64,22 @@ SHOWN = [messages_of([("user", "train 0"), ("assistant", "0")])]
         ([messages_of([("user", "train 0")])], "demonstration 0: messages must be"),
         ([*SHOWN, messages_of([("user", "a"), ("user", "b")])], "demonstration 1: messages must be"),
         ([*SHOWN, messages_of([("user", "eval 1"), ("assistant", "1")])], "demonstration 1 answers a task of the spl"),
+        ([({"content": "eval 1", "role": "user"}, *SHOWN[0][1:])], "demonstration 0 answers a task of the split eval"),
+        ([({"role": ["user"], "content": "a"}, *SHOWN[0][1:])], "demonstration 0: messages must be"),
         (lambda seed: [1 / 0], "demonstrations(): raises ZeroDivisionError"),
     ],
 )  # fmt: skip
 def test_demonstrations_are_checked_where_there_are_any(given: Any, finding: str) -> None:
     assert check_environment(Demonstrates(SHOWN)) == []
     assert any(finding in one for one in check_environment(Demonstrates(given)))
+
+
+def test_demonstrations_must_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlvr.testing.MOST_DEMONSTRATIONS", 100)
+    said = "demonstrations() gives more than 100, or never ends"
+    assert check_environment(Demonstrates(SHOWN * 100)) == []
+    assert check_environment(Demonstrates(SHOWN * 101)) == [said]
+    assert said in check_environment(Demonstrates(lambda seed: repeat(SHOWN[0])))
 
 
 def test_sound_plug_ins_have_no_findings() -> None:

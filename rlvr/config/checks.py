@@ -143,7 +143,7 @@ def idle_keys(recipe: Recipe, given: Collection[str]) -> Iterator[str]:
 
 def contradictions(recipe: Recipe) -> Iterator[str]:
     """Tell, in a sentence each, which settings cannot stand together."""
-    for check in (_preset, _algorithm, _critic_warmup, _sampling, _room, _rewards, _adapter, _transport, _ranks):
+    for check in (_preset, _algorithm, _warmup, _sampling, _room, _rewards, _adapter, _transport, _ranks):
         yield from check(recipe)
 
 
@@ -195,7 +195,13 @@ def _algorithm(recipe: Recipe) -> Iterator[str]:
         )
 
 
-def _critic_warmup(recipe: Recipe) -> Iterator[str]:
+def _warmup(recipe: Recipe) -> Iterator[str]:
+    warmup = recipe.algorithm.warmup_steps
+    if warmup > recipe.steps:
+        yield (
+            f"algorithm.warmup_steps = {warmup} is above steps = {recipe.steps}, so that the run never reaches its "
+            "learning rate; lower it"
+        )
     if recipe.critic and recipe.critic.warmup_steps >= recipe.steps:
         yield (
             f"critic.warmup_steps = {recipe.critic.warmup_steps} leaves none of steps = {recipe.steps} for the policy "

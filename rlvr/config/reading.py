@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 from rlvr.config.recipe import Recipe
 from rlvr.errors import ConfigError
 
-__all__ = ["load_recipe"]
+__all__ = ["load_recipe", "stored_recipe"]
 
 
 def load_recipe(path: Path, *, overrides: Sequence[str] = ()) -> Recipe:
@@ -35,6 +36,17 @@ def load_recipe(path: Path, *, overrides: Sequence[str] = ()) -> Recipe:
         return Recipe.model_validate(data)
     except ValidationError as error:
         raise ConfigError(f"{path}: " + "; ".join(_sentence(item) for item in error.errors())) from error
+
+
+def stored_recipe(plain: Mapping[str, Any], *, where: Path) -> Recipe:
+    """Read the recipe that a run has written down. Errors: ConfigError where another version wrote it."""
+    try:
+        return Recipe.model_validate_json(json.dumps(plain))
+    except ValidationError as error:
+        raise ConfigError(
+            f"{where} is no recipe of this version of rlvr ({_sentence(error.errors()[0])}); "
+            "use the version that the run was made with"
+        ) from error
 
 
 def _apply(data: dict[str, Any], override: str) -> None:

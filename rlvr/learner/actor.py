@@ -41,22 +41,30 @@ class LearnerActor:
         self, folder: str, algorithm: Algorithm, *, ranks: Ranks | None = None, place: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> None:  # fmt: skip
-        from rlvr.learner.step import Learner  # here, so that the driver, which names this class, never loads torch
-
+        self._make: dict[str, Any] = {"folder": Path(folder), "algorithm": algorithm, **settings}
+        self._ranks, self._place = ranks or Ranks(), dict(place or {})
+        self._learner: Any = None
+        self._followers: list[Any] = []
         self._sender: Any = None
         self._warming: Iterator[dict[str, float]] = iter(())
         self._lent_perturbed = False  # what the last export was, so that `send` sends the same
-        self._followers: list[Any] = []
-        self._ranks = ranks = ranks or Ranks()
-        if ranks.count > 1 and not ranks.rank:
+
+    def start(self) -> None:
+        """Load the model, on all ranks. Here and not as the actor is made, where a failure keeps no sentence.
+
+        Errors: ConfigError for an adapter without a target, ModelError, LearnerError where the ranks do not meet.
+        """
+        from rlvr.learner.step import Learner  # here, so that the driver, which names this class, never loads torch
+
+        if self._ranks.count > 1 and not self._ranks.rank:
             from rlvr.learner.actor import LearnerActor as Actor  # the name above is not known within a Ray process
 
-            self._ranks = ranks = replace(ranks, host=ray.util.get_node_ip_address(), port=free_port())
-            actor = cast(Any, Actor).options(**place or {})
-            others = [ranks.of(rank) for rank in range(1, ranks.count)]
-            self._followers = [actor.remote(folder, algorithm, ranks=other, **settings) for other in others]
-        with self._together("version"):
-            self._learner = Learner(Path(folder), algorithm, ranks=ranks, **settings)
+            self._ranks = replace(self._ranks, host=ray.util.get_node_ip_address(), port=free_port())
+            actor = cast(Any, Actor).options(**self._place)
+            others = [self._ranks.of(rank) for rank in range(1, self._ranks.count)]
+            self._followers = [actor.remote(**self._make, ranks=other) for other in others]
+        with self._together("start"):
+            self._learner = Learner(**self._make, ranks=self._ranks)
 
     def step(self, references: Sequence[Any], totals: Totals) -> dict[str, float]:
         """Fetch the groups and take one step. Gives the learner's metrics with its seconds."""

@@ -72,6 +72,11 @@ def restore(learner: Learner, folder: Path) -> dict[str, Any]:
         with boundary("reading"):
             weights = load_file(folder / "trainer" / "master.safetensors")
             state = torch.load(folder / "trainer" / "state.pt", weights_only=True)
+            if "updates" not in state:
+                raise CheckpointError(
+                    f"the checkpoint {folder} is of an earlier version of rlvr, which knew no updates within a step; "
+                    "go on with that version, or start a new run"
+                )
             critic = load_file(folder / "trainer" / "critic.safetensors") if learner.critic else {}
             learner.restore(weights, state, critic=critic)
             return dict(json.loads((folder / "trainer" / "facts.json").read_text()))

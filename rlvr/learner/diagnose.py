@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -57,6 +57,13 @@ class WatchedLearner(Learner):
 
     _known: dict[int, tuple[str, int, float]]  # group, index and value by the identity of the token ids
     _reports: tuple[SampleReport, ...] = ()
+    progress: Callable[[int, int], None] = staticmethod(lambda done, of: None)  # replies of an update, and of how many
+
+    def __init__(self, *given: Any, **settings: Any) -> None:
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # a terminal shows the replies' own
+        super().__init__(*given, **settings)
 
     def diagnose(self, groups: Sequence[Group], totals: Totals) -> Diagnosis:
         """Take a step as `step` does. The weights are then those after it or, where it failed, those that failed."""
@@ -73,10 +80,14 @@ class WatchedLearner(Learner):
         return Diagnosis(error=error, metrics=metrics, samples=self._reports)
 
     def _accumulate(self, samples: Sequence[Sample], *rest: Any, **named: Any) -> Any:
-        self._reports = tuple(self._report(sample, *rest, **named) for sample in samples)
+        reports = []
+        for sample, logprobs in zip(samples, self._sound(samples), strict=True):
+            reports.append(self._report(sample, logprobs, *rest, **named))
+            self.progress(len(reports), len(samples))
+        self._reports = tuple(reports)
         return super()._accumulate(samples, *rest, **named)
 
-    def _report(self, sample: Sample, *rest: Any, **named: Any) -> SampleReport:
+    def _report(self, sample: Sample, logprobs: np.ndarray | None, *rest: Any, **named: Any) -> SampleReport:
         sums = super()._accumulate([sample], *rest, **named)
         gradients = {name: p.grad for name, p in self.updater.masters.items() if p.grad is not None}
         lost = [name for name, gradient in gradients.items() if not torch.isfinite(gradient).all()]
@@ -85,7 +96,7 @@ class WatchedLearner(Learner):
         if self.critic:
             self.critic.updater.forget()
         group, index, value = self._known[id(sample.token_ids)]
-        ratio, mismatch, place = self._forward(sample)
+        ratio, mismatch, place = self._forward(sample, logprobs)
         broken = place or ("the loss" if not np.isfinite(sums["loss"]) else "")
         if not broken and lost:
             broken = f"the gradient of {lost[-1]}"  # the last in order is the nearest to the loss
@@ -96,14 +107,33 @@ class WatchedLearner(Learner):
         )  # fmt: skip
 
     @torch.no_grad()
-    def _forward(self, sample: Sample) -> tuple[float, float, str]:
+    def _sound(self, samples: Sequence[Sample]) -> list[np.ndarray | None]:
+        """Score many replies in one pass, log p [T] each; none for those of a pass in which a module broke."""
+        found: list[np.ndarray | None] = [np.zeros(len(sample.token_ids), dtype=np.float32) for sample in samples]
+        for batch in self.microbatches(samples):
+            with _first_broken(self.model) as modules:
+                logprobs = self.body.logprobs(batch)[0].float().cpu().numpy()
+            for index in np.unique(batch.samples):
+                here, array = batch.samples == index, found[index]
+                if modules or array is None:
+                    found[index] = None
+                else:
+                    array[batch.places[here]] = logprobs[here]
+        return found
+
+    @torch.no_grad()
+    def _forward(self, sample: Sample, known: np.ndarray | None) -> tuple[float, float, str]:
         """Give the largest ratio, the mean mismatch, and the first place that is not finite."""
         (batch,) = pack([sample], max_tokens=self.tokens_per_microbatch)
         if not len(batch.samples):
             return 1.0, 0.0, ""
-        with _first_broken(self.model) as modules:
-            states = self.body.states(batch)
-        logprobs = self.body.logprobs(batch, states=states)[0].float().cpu()
+        modules: list[str] = []
+        if known is not None:
+            logprobs = torch.from_numpy(known[batch.places])
+        else:
+            with _first_broken(self.model) as modules:
+                states = self.body.states(batch)
+            logprobs = self.body.logprobs(batch, states=states)[0].float().cpu()
         if self.algorithm.old_logprobs == "learner" and self.algorithm.updates == 1:
             ratios = torch.ones_like(logprobs)
         else:

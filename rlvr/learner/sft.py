@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rlvr.learner.step import Learner
     from rlvr.types import Sample
 
-__all__ = ["Demonstration", "SftSettings", "updates_of", "warm_start"]
+__all__ = ["Demonstration", "SftSettings", "order_of", "updates_of", "warm_start"]
 
 Demonstration = tuple[NDArray[np.int32], NDArray[np.int32]]  # prompt [P], reply [T] with its end token
 
@@ -41,6 +41,14 @@ def updates_of(demonstrations: int, settings: SftSettings) -> int:
     return settings.epochs * -(-demonstrations // settings.batch_size)
 
 
+def order_of(demonstrations: int, settings: SftSettings) -> Iterator[tuple[int, list[int]]]:
+    """Yield the epoch, from 0, and the demonstrations of each update."""
+    for epoch in range(settings.epochs):
+        order = np.random.default_rng([settings.seed, epoch]).permutation(demonstrations)
+        for start in range(0, demonstrations, settings.batch_size):
+            yield epoch, order[start : start + settings.batch_size].tolist()
+
+
 def warm_start(
     learner: Learner, demonstrations: Sequence[Demonstration], settings: SftSettings
 ) -> Iterator[dict[str, float]]:
@@ -57,7 +65,8 @@ def warm_start(
     samples = [plain_sample(prompt, reply) for prompt, reply in demonstrations]
     body = learner.body.at(1.0)
     with _own_optimizer(learner, settings.learning_rate):
-        for number, (epoch, batch) in enumerate(_batches(samples, settings)):
+        for number, (epoch, chosen) in enumerate(order_of(len(samples), settings)):
+            batch = [samples[index] for index in chosen]
             loss, tokens = _accumulate(learner, body, batch)
             norm = learner.updater.gradient_norm(limit=learner.algorithm.max_grad_norm)
             if not (np.isfinite(loss) and np.isfinite(norm)):
@@ -71,13 +80,6 @@ def warm_start(
             yield {"update": number + 1, "epoch": epoch + 1, "loss": loss, "tokens": tokens, "grad_norm": norm,
                    "learning_rate": settings.learning_rate * share}  # fmt: skip
     _hand_to_critic(learner)
-
-
-def _batches(samples: Sequence[Sample], settings: SftSettings) -> Iterator[tuple[int, list[Sample]]]:
-    for epoch in range(settings.epochs):
-        order = np.random.default_rng([settings.seed, epoch]).permutation(len(samples))
-        for start in range(0, len(order), settings.batch_size):
-            yield epoch, [samples[index] for index in order[start : start + settings.batch_size]]
 
 
 def _accumulate(learner: Learner, body: Body, batch: Sequence[Sample]) -> tuple[float, int]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlvr.core.staleness import Admission, admit
+from rlvr.learner.algorithm import Totals
 from rlvr.types import GroupHeader
 
 __all__ = ["Admitted", "Buffer"]
@@ -22,6 +23,11 @@ class Admitted:
     sequences: int
     idle_tokens: int  # sampled for groups that neither train nor count
     counts: dict[str, int]  # groups by `Admission`
+
+    @property
+    def totals(self) -> Totals:
+        """Give the denominators of the loss."""
+        return Totals(loss_tokens=self.loss_tokens, sequences=self.sequences)
 
     def shares(self) -> dict[str, float]:
         """Give what became of the groups, for the metrics of the step."""

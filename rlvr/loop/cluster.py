@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import socket
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from rlvr.rollout.engine import EngineSettings
 from rlvr.rollout.grading import RewardSpec
 from rlvr.types import Group, GroupHeader, Message, Receipt, Task
 from rlvr.weights.actor import WeightServiceActor
+from rlvr.weights.export import shared_folder
 from rlvr.weights.service import Fault
 
 __all__ = ["Cluster"]
@@ -59,18 +59,19 @@ class Cluster:
         """Start Ray, the learner and the workers."""
         _start_ray(self.recipe.hardware.ray_address)
         try:
-            self._folder = _shared_folder(self.model)
+            self._folder = shared_folder(self.model)
             settings = learner_settings_of(self.recipe, cores=len(os.sched_getaffinity(0)))
             self._learner = (
                 cast(Any, LearnerActor)
                 .options(**self._place())
                 .remote(str(self.model), algorithm_of(self.recipe), place=self._place(), **settings)
             )
+            loading = self._learner.start.remote()
             self._workers = {f"worker-{i}": self._start_worker(i) for i in range(self.recipe.rollout.workers)}
             starting = [worker.start.remote() for worker in self._workers.values()]
             processes = self._get(starting, START_S, "the engines to start")
             self._engines = dict(zip(self._workers, processes, strict=True))
-            self._get(self._learner.version.remote(), START_S, "the learner to load the model")
+            self._get(loading, START_S, "the learner to load the model")
         except BaseException:
             self.__exit__()
             raise
@@ -136,7 +137,8 @@ class Cluster:
     def learn(self, references: Sequence[Any], totals: Totals) -> dict[str, float]:
         """Let the learner take one step."""
         call = self._learner.step.remote(list(references), totals)
-        return dict(self._get(call, self.recipe.rollout.deadline_s, "the learner's step"))
+        deadline = self.recipe.rollout.deadline_s
+        return dict(self._get(call, deadline, "the learner's step", raised="rollout.deadline_s"))
 
     def render_demonstrations(self, conversations: Sequence[Sequence[Message]]) -> list[Demonstration]:
         """Give the token ids of conversations, as an engine would be given the prompt and sample the reply."""
@@ -147,7 +149,8 @@ class Cluster:
         """Let the learner take the updates of a warm start, and yield the metrics of each."""
         deadline = self.recipe.rollout.deadline_s
         self._get(self._learner.begin_warm_start.remote(list(demonstrations), settings), deadline, "the warm start")
-        while metrics := self._get(self._learner.warm_start_update.remote(), deadline, "an update of the warm start"):
+        what, key = "an update of the warm start", "rollout.deadline_s"
+        while metrics := self._get(self._learner.warm_start_update.remote(), deadline, what, raised=key):
             yield dict(metrics)
 
     def refer_to(self, folder: Path) -> None:
@@ -255,13 +258,15 @@ class Cluster:
         libraries = os.pathsep.join(preloads())
         return {"runtime_env": {"env_vars": variables | ({"LD_PRELOAD": libraries} if libraries else {})}}
 
-    def _get(self, reference: Any, timeout: float, what: str) -> Any:
+    def _get(self, reference: Any, timeout: float, what: str, *, raised: str = "") -> Any:
+        """Wait for a result. `raised` names the key that allows for a longer wait."""
         try:
             if isinstance(reference, list):
                 return [_resolve(one, timeout=timeout) for one in reference]
             return _resolve(reference, timeout=timeout)
         except ray.exceptions.GetTimeoutError as error:
-            raise EngineError(f"the driver waited {timeout:g} s for {what}") from error
+            advice = f"; raise {raised} if it takes that long" if raised else ""
+            raise EngineError(f"the driver waited {timeout:g} s for {what}{advice}") from error
         except ray.exceptions.RayActorError as error:
             raise EngineError(f"an actor died while the driver waited for {what}: {brief(error)}") from error
 
@@ -291,15 +296,3 @@ def _start_ray(address: str | None) -> None:
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         where = f"the cluster at hardware.ray_address = {address!r}" if address else "a Ray of its own"
         raise ResourceError(f"the run cannot reach {where}: {brief(error)}") from error
-
-
-def _shared_folder(model: Path) -> Path:
-    """Choose where versions are written: shared memory where two of them fit, else the temporary folder."""
-    need = 2.5 * sum(f.stat().st_size for f in model.glob("*.safetensors"))
-    memory = Path("/dev/shm")
-    parent = memory if memory.is_dir() and shutil.disk_usage(memory).free > need else Path(tempfile.gettempdir())
-    for left in parent.glob("rlvr-weights-*"):  # by a run that was killed; memory that nobody else would free
-        owner = left.name.split("-")[2]
-        if owner.isdigit() and not Path("/proc", owner).exists():
-            shutil.rmtree(left, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"rlvr-weights-{os.getpid()}-", dir=parent))

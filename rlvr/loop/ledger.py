@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rlvr.config import Recipe
 from rlvr.errors import BoundaryError, CheckpointError, ConfigError, PluginError, ResourceError, boundary
@@ -16,10 +16,31 @@ from rlvr.learner.checkpoint import latest
 from rlvr.observe.metrics import keep_until, write_json
 from rlvr.types import Environment, Task
 
-__all__ = ["RunDirectory", "TaskStream", "eval_tasks"]
+__all__ = ["RunDirectory", "TaskStream", "eval_tasks", "facts_of"]
 
 # What may change between a run and its continuation; everything else determines the numbers.
 FREE = {"steps", "eval", "checkpoint", "track", "guard", "name"}
+
+
+class Saves(Protocol):
+    """What `Cluster` does for this module."""
+
+    def save(self, folder: Path, facts: Mapping[str, Any]) -> None:
+        """Write a checkpoint."""
+        ...
+
+
+def facts_of(recipe: Recipe, *, step: int, taken: int) -> dict[str, Any]:
+    """Give what a checkpoint says of the run beside its weights."""
+    return {"step": step, "tasks": taken, "recipe": recipe.model_dump(mode="json")}
+
+
+def _other_keys(before: Mapping[str, Any], now: Mapping[str, Any], section: str) -> bool:
+    """Tell whether a section, or a key of one with fixed keys, is new or gone."""
+    first, second = before.get(section), now[section]
+    if isinstance(first, dict) and isinstance(second, dict) and section != "environment":
+        return set(first) != set(second)
+    return section not in before
 
 
 class RunDirectory:
@@ -47,21 +68,48 @@ class RunDirectory:
         write_json(self.path / "config.json", recipe.model_dump(mode="json"))
         return str(moved) if moved else None
 
-    def resume(self, recipe: Recipe, facts: Mapping[str, Any]) -> tuple[int, int]:
-        """Check that the recipe goes on with the same run, and drop what came after the checkpoint.
+    def facts(self, checkpoint: Path | None) -> dict[str, Any]:
+        """Give the facts that a checkpoint was saved with, or those of the beginning. Errors: CheckpointError."""
+        if checkpoint is None:
+            return {"step": 0, "tasks": 0, "recipe": self.recipe()}
+        try:
+            with boundary("reading"):
+                found = json.loads((checkpoint / "trainer" / "facts.json").read_text())
+                return {name: found[name] for name in ("step", "tasks", "recipe")}
+        except BoundaryError as error:
+            raise CheckpointError(f"the checkpoint {checkpoint} cannot be read: {error.reason}") from error
 
-        Gives its step, and how many tasks were taken until then.
-        """
+    def compare(self, recipe: Recipe, facts: dict[str, Any]) -> dict[str, Any]:
+        """Check that the recipe goes on with the same run, and give its facts. Errors: CheckpointError, ConfigError."""
         before, now = facts["recipe"], recipe.model_dump(mode="json")
-        changed = sorted(k for k in now if k not in FREE and now[k] != before.get(k))
-        if changed:
+        fixed = [name for name in now if name not in FREE]
+        if strange := [name for name in fixed if _other_keys(before, now, name)]:
+            raise CheckpointError(
+                f"the run in {self.path} was begun by another version of rlvr, whose recipes have other keys in "
+                f"[{strange[0]}]; go on with that version, or start a new run"
+            )
+        if changed := sorted(name for name in fixed if now[name] != before[name]):
             raise ConfigError(
                 f"--resume: [{changed[0]}] differs from the run in {self.path}; use its recipe, or start a new run"
             )
+        if recipe.adapter.kind == "adalora" and now["steps"] != before["steps"]:
+            raise ConfigError(
+                f"--resume: steps = {now['steps']} differs from the run in {self.path}, and AdaLoRA's schedule is laid "
+                f"over its {before['steps']}; use these, or start a new run"
+            )
+        return facts
+
+    def resume(self, recipe: Recipe, facts: Mapping[str, Any]) -> tuple[int, int]:
+        """Drop what came after the checkpoint. Gives its step, and how many tasks were taken until then."""
         step = int(facts["step"])
         keep_until(self.metrics, step)
-        write_json(self.path / "config.json", now)
+        write_json(self.path / "config.json", recipe.model_dump(mode="json"))
         return step, int(facts["tasks"])
+
+    def save(self, cluster: Saves, recipe: Recipe, *, step: int, taken: int) -> None:
+        """Write the checkpoint of a step, and remove old ones. Errors: CheckpointError."""
+        cluster.save(self.checkpoint(step), facts_of(recipe, step=step, taken=taken))
+        self.prune(recipe.checkpoint.keep, spare_first=recipe.sft is not None)
 
     def recipe(self) -> dict[str, Any]:
         """Give the recipe that the run was begun with. Errors: ConfigError where the folder is no run."""

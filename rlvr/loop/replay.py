@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rlvr.config import Recipe
+from rlvr.config import Recipe, stored_recipe
 from rlvr.errors import BoundaryError, CheckpointError, ConfigError, ResourceError, boundary
 from rlvr.learner.algorithm import Totals
 from rlvr.learner.model import prepare
@@ -49,15 +49,17 @@ def save_batch(folder: Path, failed: FailedStep) -> None:
         "groups": [_plain(group) for group in failed.groups],
     }  # fmt: skip
     try:
+        with boundary("writing"):  # a truth that is no JSON, say
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir(parents=True)
+            np.savez(scratch / "batch.npz", allow_pickle=False, **arrays, **values)
+            (scratch / "batch.json").write_text(json.dumps(facts))
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(scratch, folder)
+    except BoundaryError as error:
         shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
-        np.savez(scratch / "batch.npz", allow_pickle=False, **arrays, **values)
-        (scratch / "batch.json").write_text(json.dumps(facts))
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(scratch, folder)
-    except OSError as error:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise ResourceError(f"the batch of step {failed.step} cannot be written to {folder}: {error}") from error
+        said = f"the batch of step {failed.step} cannot be written to {folder}: {error.reason}"
+        raise ResourceError(said) from error
 
 
 def load_batch(folder: Path) -> FailedStep:
@@ -79,16 +81,20 @@ def load_batch(folder: Path) -> FailedStep:
         raise CheckpointError(f"the batch in {folder} cannot be read: {error.reason}") from error
 
 
-def replay(run_dir: Path, *, step: int) -> Diagnosis:
+def replay(
+    run_dir: Path, *, step: int, say: Callable[[str], None] = lambda _: None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> Diagnosis:  # fmt: skip
     """Compute a step that failed again, from its batch and the weights before it, in this process.
 
+    Calls `progress` with the replies of an update that have been looked at, and how many it has.
     Errors: ConfigError where the step did not fail; CheckpointError where its weights are gone.
     """
     from rlvr.learner import checkpoint
     from rlvr.learner.diagnose import WatchedLearner
 
     run = RunDirectory(run_dir)
-    recipe = Recipe.model_validate_json(json.dumps(run.recipe()))
+    recipe = _alone(stored_recipe(run.recipe(), where=run.path / "config.json"), say=say)
     folder = run.failed(step)
     if not (folder / "batch.json").is_file():
         here = _named(_failed_steps(run)) or "none"
@@ -96,12 +102,24 @@ def replay(run_dir: Path, *, step: int) -> Diagnosis:
     weights = _weights(run, recipe, step)
     failed = load_batch(folder)
     settings = learner_settings_of(recipe, cores=len(os.sched_getaffinity(0)))
-    learner = WatchedLearner(prepare(recipe.model.path), algorithm_of(recipe), **settings | {"compile": False})
+    learner = WatchedLearner(prepare(recipe.model.path), algorithm_of(recipe), **settings)
+    learner.progress = progress
     if weights is not None:
         checkpoint.restore(learner, weights)
     if recipe.sft is not None:
         learner.body.refer_to(run.checkpoint(0))
     return learner.diagnose(failed.groups, failed.totals)
+
+
+def _alone(recipe: Recipe, *, say: Callable[[str], None]) -> Recipe:
+    """Let one process compute what several may have, uncompiled, and a CPU where there is no GPU."""
+    import torch
+
+    here: dict[str, Any] = {"ranks": 1, "compile": False}
+    if recipe.hardware.kind == "gpu" and not torch.cuda.is_available():
+        say("the run was on a GPU and here is none: this replay runs on the CPU, and its last digits differ")
+        here["kind"] = "cpu"
+    return recipe.model_copy(update={"hardware": recipe.hardware.model_copy(update=here)})
 
 
 def _weights(run: RunDirectory, recipe: Recipe, step: int) -> Path | None:
@@ -115,8 +133,8 @@ def _weights(run: RunDirectory, recipe: Recipe, step: int) -> Path | None:
 
 
 def _kept_weights(run: RunDirectory, step: int) -> Path | None:
-    """Find the checkpoint of the step before, or the weights kept beside the batch."""
-    folders = (run.checkpoint(step - 1), run.failed(step) / "weights")
+    """Find the weights kept beside the batch, or the checkpoint of the step before, which a resumed run may rewrite."""
+    folders = (run.failed(step) / "weights", run.checkpoint(step - 1))
     return next((folder for folder in folders if (folder / "trainer" / "facts.json").is_file()), None)
 
 

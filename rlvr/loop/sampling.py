@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rlvr.config import Recipe
+from rlvr.errors import RlvrError
 from rlvr.loop.buffer import Admitted, Buffer
 from rlvr.loop.ledger import TaskStream
 from rlvr.rollout.runner import seed_of
@@ -22,6 +24,10 @@ class Samples(Protocol):
 
     def rollout(self, tasks: Sequence[Task], seeds: Sequence[int], *, group_size: int) -> Arrived:
         """Sample one group per task."""
+        ...
+
+    def record(self, step: int, arrived: Arrived) -> None:
+        """Write a step's rollouts while the run goes on."""
         ...
 
 
@@ -60,7 +66,13 @@ def sample_step(
     def sample(count: int) -> Admitted:
         tasks = stream.take(count)
         seeds = [seed_of(recipe.seed, step, len(arrived) + place) for place in range(len(tasks))]
-        arrived.extend(cluster.rollout(tasks, seeds, group_size=r.group_size))
+        try:
+            arrived.extend(cluster.rollout(tasks, seeds, group_size=r.group_size))
+        except RlvrError:
+            if arrived:  # rounds before a refill that failed
+                with suppress(RlvrError):  # the failure under way is the one to tell
+                    cluster.record(step + 1, arrived)
+            raise
         return buffer.admit(arrived, step)
 
     admitted = sample(r.prompts_per_step)

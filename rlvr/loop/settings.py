@@ -95,10 +95,15 @@ def learner_settings_of(recipe: Recipe, *, cores: int) -> dict[str, Any]:
 def payoff_of(recipe: Recipe) -> Payoff | None:
     """Give what verdicts pay: [payoff], else what the first reward says of itself, else nothing (its score counts).
 
-    Errors: ConfigError where a payoff leaves another setting without effect.
+    Errors: ConfigError where a payoff leaves another setting without effect, or one is missing.
     """
     first, *others = recipe.reward
     payoff = recipe.payoff.record() if recipe.payoff else plugins.default_payoff(first.name, first.options)
+    if payoff is None and recipe.rollout.truncated == "wrong":
+        raise ConfigError(
+            'rollout.truncated = "wrong" needs [payoff], which says what a WRONG reply is worth: a score has no least '
+            'value; add it, or take "score" or "mask"'
+        )
     idle = [reward.name for reward in others if reward.weight]
     if payoff and idle:
         source = "[payoff]" if recipe.payoff else f"the payoff of reward '{first.name}'"

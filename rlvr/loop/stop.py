@@ -8,7 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from queue import SimpleQueue
 
-__all__ = ["Stop", "stop_signals"]
+__all__ = ["Interrupted", "Stop", "stop_signals"]
+
+
+class Interrupted(Exception):
+    """The run was stopped by Ctrl-C or SIGTERM after a whole step, and saved; or within its warm start."""
 
 
 class Stop:

@@ -5,21 +5,68 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlvr.config import Recipe
-from rlvr.errors import BoundaryError, ConfigError, PluginError, boundary
-from rlvr.learner.sft import SftSettings, updates_of
-from rlvr.loop.stop import Stop
+from rlvr.errors import BoundaryError, ConfigError, NonFiniteError, PluginError, boundary
+from rlvr.learner.sft import SftSettings, order_of, updates_of
+from rlvr.loop.ledger import RunDirectory
+from rlvr.loop.results import evaluation, show
+from rlvr.loop.stop import Interrupted, Stop
 from rlvr.observe.metrics import append_line
 from rlvr.observe.progress import RunView
-from rlvr.types import Message, Task
+from rlvr.types import MOST_DEMONSTRATIONS, Message, Task
 
-__all__ = ["demonstrations_of", "sft_settings_of", "warm_start"]
+if TYPE_CHECKING:
+    from rlvr.loop.cluster import Cluster
+
+__all__ = [
+    "STOPPED_WITHIN",
+    "after_warm_start",
+    "demonstrations_of",
+    "sft_settings_of",
+    "warm_start",
+    "warm_up",
+]
 
 ROLES = {"system", "user", "assistant", "tool"}
+STOPPED_WITHIN = "the warm start stops after its update under way, and begins anew with --resume"
 Conversation = tuple[Message, ...]
+
+
+def warm_up(
+    cluster: Cluster, run: RunDirectory, recipe: Recipe, *, environment: Any, held_out: Sequence[Task], view: RunView,
+    stop: Stop,
+) -> None:  # fmt: skip
+    """Fine-tune on demonstrations, bring the engines to the result as version 0, and save it. Errors: Interrupted."""
+    whole = warm_start(
+        recipe, environment=environment, held_out=held_out, cluster=cluster, log=run.path / "sft.jsonl", view=view,
+        stop=stop,
+    )  # fmt: skip
+    if not whole:
+        raise Interrupted("stopped within the warm start, which begins anew")
+    stop.then = Stop.then
+    cluster.publish(0)
+    run.save(cluster, recipe, step=0, taken=0)
+
+
+def after_warm_start(
+    cluster: Cluster, run: RunDirectory, recipe: Recipe, step: int, *, held_out: Sequence[Task], view: RunView,
+    before: list[Any],
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Evaluate the model that reinforcement learning starts from, the reference of a KL; nothing without [sft]."""
+    if recipe.sft is None:
+        return []
+    if recipe.algorithm.kl != "none":
+        cluster.refer_to(run.checkpoint(0))
+    path = run.path / "eval_after_sft.jsonl"
+    if step and not path.exists():
+        return []  # by now the weights are others
+    lines = evaluation(path, cluster, held_out, reuse=True)
+    show(view, "after the warm start", lines, recipe, before=before)
+    return lines
 
 
 def warm_start(
@@ -41,20 +88,37 @@ def warm_start(
             )
     settings = sft_settings_of(recipe)
     updates = updates_of(len(found), settings)
+    if settings.warmup_steps > updates:
+        raise ConfigError(
+            f"sft.warmup_steps = {settings.warmup_steps} is above the {updates} updates of the warm start, so that it "
+            "never reaches its learning rate; lower it"
+        )
     log.unlink(missing_ok=True)  # of a warm start that was stopped, and is done again from its start
-    losses = []
-    for metrics in cluster.warm_start(rendered, settings):
-        append_line(log, metrics)
-        losses.append(metrics["loss"])
-        view.working(f"warm start, update {len(losses)} of {updates}, loss {losses[-1]:.3f}")
-        if stop.asked:
-            return False
+    losses: list[float] = []
+    try:
+        for metrics in cluster.warm_start(rendered, settings):
+            append_line(log, metrics)
+            losses.append(metrics["loss"])
+            view.working(f"warm start, update {len(losses)} of {updates}, loss {losses[-1]:.3f}")
+            if stop.asked and len(losses) < updates:
+                return False
+            if len(losses) == updates - 1:
+                stop.then = Stop.then  # the last update makes the stage whole
+    except NonFiniteError as error:
+        chosen = list(order_of(len(found), settings))[len(losses)][1]
+        raise NonFiniteError(f"{error}: {_named([found[index][0] for index in chosen])}") from error
     seconds = time.perf_counter() - began
     view.phase(
         f"warm start on {len(found)} demonstrations: {len(losses)} updates, loss {losses[0]:.3f} to {losses[-1]:.3f}, "
         f"{seconds:.0f} s"
     )
     return True
+
+
+def _named(places: Sequence[str]) -> str:
+    """List the first few of an update's demonstrations."""
+    more = f" and {len(places) - 4} others" if len(places) > 4 else ""
+    return ", ".join(places[:4]) + more
 
 
 def sft_settings_of(recipe: Recipe) -> SftSettings:
@@ -86,9 +150,11 @@ def _given(environment: Any, what: str, *, seed: int) -> Iterator[tuple[str, Con
         )
     try:
         with boundary(what):
-            found = [list(messages) for messages in method(seed=seed)]
+            found = [list(messages) for messages in islice(method(seed=seed), MOST_DEMONSTRATIONS + 1)]
     except BoundaryError as error:
         raise PluginError(str(error)) from error
+    if len(found) > MOST_DEMONSTRATIONS:
+        raise PluginError(f"{what}: demonstrations gives more than {MOST_DEMONSTRATIONS:,}, or never ends")
     for place, messages in enumerate(found, start=1):
         where = f"{what}: demonstration {place}"
         if not _is_conversation(messages):
@@ -129,16 +195,22 @@ def _messages_of(value: Any) -> Any:
 
 
 def _is_conversation(messages: Any) -> bool:
-    shaped = isinstance(messages, list | tuple) and all(
-        isinstance(one, dict) and one.get("role") in ROLES and isinstance(one.get("content"), str) and one["content"]
-        for one in messages
-    )
+    shaped = isinstance(messages, list | tuple) and all(map(_is_message, messages))
     return shaped and len(messages) > 1 and messages[-1]["role"] == "assistant"
+
+
+def _is_message(one: Any) -> bool:
+    texts = isinstance(one, dict) and all(isinstance(one.get(key), str) for key in ("role", "content"))
+    return bool(texts and one["role"] in ROLES and one["content"])
 
 
 def _check_held_out(found: Sequence[tuple[str, Conversation]], held_out: Sequence[Task]) -> None:
     """See that no demonstration answers what the evaluation asks."""
-    questions = {json.dumps(task.messages) for task in held_out}
+    questions = {_said(task.messages) for task in held_out}
     for where, messages in found:
-        if json.dumps(messages[:-1]) in questions:
+        if _said(messages[:-1]) in questions:
             raise ConfigError(f"{where} answers a held-out task, so that evaluation would measure memory; leave it out")
+
+
+def _said(messages: Sequence[Message]) -> tuple[tuple[str, str], ...]:
+    return tuple((message["role"], message["content"]) for message in messages)

@@ -64,6 +64,9 @@ class Runner:
         self.name = name
         self.engine, self.renderer, self.environment, self.graders = engine, renderer, environment, graders
         self.settings, self.payoff = settings, payoff
+        if settings.truncated == "wrong" and payoff is None:
+            raise ValueError('truncated = "wrong" needs a payoff: a score has no least value')
+        self._cut = payoff.of(Verdict.WRONG) if payoff and settings.truncated == "wrong" else math.nan
         self._open = asyncio.Event()
         self._push = asyncio.Lock()  # a push that hung must not go on behind the back of a later one
         self._running = 0
@@ -101,9 +104,7 @@ class Runner:
         value = value_of(grade, self.payoff, truth=task.truth)
         if not rollout.truncated or self.settings.truncated == "score" or isinstance(grade, Ungraded):
             return value
-        if self.settings.truncated == "mask":
-            return math.nan
-        return self.payoff.of(Verdict.WRONG) if self.payoff else 0.0
+        return self._cut
 
     async def receive(self, manifest: Manifest, canary: Canary, *, fault: str = "", serve: bool = True) -> Receipt:
         """Take up a version by the weight law; serve again only once it is proven.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +17,7 @@ from rlvr.weights.manifest import describe, open_tensors
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["corrupt", "export", "leave_out"]
+__all__ = ["corrupt", "export", "leave_out", "shared_folder"]
 
 
 def export(tensors: Iterable[tuple[str, Tensor]], *, version: int, folder: str) -> Manifest:
@@ -60,3 +62,15 @@ def leave_out(manifest: Manifest, *, count: int = 3) -> None:
         del tensors[name]
     save_file(tensors, manifest.path + ".part")
     os.replace(manifest.path + ".part", manifest.path)
+
+
+def shared_folder(model: Path) -> Path:
+    """Choose where versions are written: shared memory where two of them fit, else the temporary folder."""
+    need = 2.5 * sum(f.stat().st_size for f in model.glob("*.safetensors"))
+    memory = Path("/dev/shm")
+    parent = memory if memory.is_dir() and shutil.disk_usage(memory).free > need else Path(tempfile.gettempdir())
+    for left in parent.glob("rlvr-weights-*"):  # by a run that was killed; memory that nobody else would free
+        owner = left.name.split("-")[2]
+        if owner.isdigit() and not Path("/proc", owner).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"rlvr-weights-{os.getpid()}-", dir=parent))

@@ -56,7 +56,7 @@ learning_rate = 3e-5
 [eval]
 tasks = 96
 """
-ONE_STEP = ("steps=1", "rollout.prompts_per_step=4", "eval.tasks=8")
+ONE_STEP = ("steps=1", "algorithm.warmup_steps=0", "rollout.prompts_per_step=4", "eval.tasks=8")
 
 
 def rlvr(*arguments: object, folder: Path, seconds: float = 400) -> subprocess.CompletedProcess[str]:

@@ -189,3 +189,13 @@ def test_latest_is_the_newest_whole_one(tmp_path: Path) -> None:
     (tmp_path / "step-000020" / "trainer").mkdir(parents=True)
     (tmp_path / "step-000020" / "trainer" / "master.safetensors").write_bytes(b"")
     assert latest(tmp_path) == tmp_path / "step-000010"
+
+
+def test_a_checkpoint_of_an_earlier_version_is_named_as_such(tied_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "step-000001"
+    save(make_learner(tied_model), folder, facts={})
+    state = torch.load(folder / "trainer" / "state.pt", weights_only=True)
+    del state["updates"]
+    torch.save(state, folder / "trainer" / "state.pt")
+    with pytest.raises(CheckpointError, match=r"^the checkpoint .*/step-000001 is of an earlier version of rlvr, "):
+        restore(make_learner(tied_model), folder)

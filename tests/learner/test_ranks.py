@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import psutil
@@ -18,7 +18,7 @@ import pytest
 import torch
 from helpers import make_group, near_policy, random_groups, totals_of
 
-from rlvr.errors import LearnerError, unwrapped
+from rlvr.errors import LearnerError, ModelError, unwrapped
 from rlvr.learner import checkpoint
 from rlvr.learner.adapter import AdapterSettings
 from rlvr.learner.algorithm import Algorithm, CriticSettings
@@ -314,30 +314,51 @@ def make_manifest(tensors: Iterator[tuple[str, torch.Tensor]], *, version: int, 
 
 
 @pytest.fixture
-def actor(folders: dict[str, Path]) -> Iterator[Any]:
+def cluster() -> Iterator[Any]:
+    """Give Ray, started for a test."""
     ray = pytest.importorskip("ray")
-    from rlvr.learner.actor import LearnerActor
-
     paths = os.pathsep.join(str(folder) for folder in Path(__file__).parents[:3])
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
              object_store_memory=80 * 2**20, runtime_env={"env_vars": {"PYTHONPATH": paths}})  # fmt: skip
     try:
-        yield LearnerActor.remote(
-            str(folders["tied"]), Algorithm(learning_rate=1e-3), ranks=Ranks(count=2, deadline_s=60),
-            tokens_per_microbatch=150, threads=1, precision="float32",
-        )  # fmt: skip
+        yield ray
     finally:
         ray.shutdown()
 
 
-def test_two_actors_are_one_learner(
-    actor: Any, folders: dict[str, Path], steps: dict[str, Any], one: dict[str, Any], tmp_path: Path
+def actor_of(folders: dict[str, Path], ranks: Ranks, **settings: Any) -> Any:
+    from rlvr.learner.actor import LearnerActor
+
+    return LearnerActor.remote(
+        str(folders["tied"]), Algorithm(learning_rate=1e-3), ranks=ranks, tokens_per_microbatch=150, threads=1,
+        precision="float32", **settings,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_no_learner_can_be_made_of_is_said_in_its_own_sentence(
+    cluster: Any, folders: dict[str, Path], count: int
 ) -> None:
-    import ray
+    from rlvr.loop.cluster import Cluster
+
+    adapter = AdapterSettings(kind="lora", targets=("nothing_proj",))
+    learner = actor_of(folders, Ranks(count=count, deadline_s=60), adapter=adapter)
+    with pytest.raises(ModelError, match=r"^adapter.targets: 'nothing_proj' matches no linear layer"):
+        Cluster._get(cast(Any, None), learner.start.remote(), 90, "the learner to load the model")
+    alone = actor_of(folders, Ranks(count=2, rank=1, port=free_port(), deadline_s=2))
+    with pytest.raises(LearnerError, match=r"^learner rank 1 did not meet the 1 other\(s\)"):
+        Cluster._get(cast(Any, None), alone.start.remote(), 90, "the learner to load the model")
+
+
+def test_two_actors_are_one_learner(
+    cluster: Any, folders: dict[str, Path], steps: dict[str, Any], one: dict[str, Any], tmp_path: Path
+) -> None:
+    ray, actor = cluster, actor_of(folders, Ranks(count=2, deadline_s=60))
 
     def call(name: str, *arguments: Any, **named: Any) -> Any:
         return ray.get(getattr(actor, name).remote(*arguments, **named), timeout=90)
 
+    call("start")
     groups = steps["token"]
     for step, expected in zip(groups, one["token"]["metrics"], strict=True):
         told = call("step", [ray.put(group) for group in step], totals_of(step))

@@ -14,7 +14,8 @@ from helpers import NAN, make_header
 from rich.console import Console
 
 from rlvr.config import Recipe
-from rlvr.errors import CheckpointError, ConfigError, GradingError, LearnerError, NonFiniteError
+from rlvr.errors import CheckpointError, ConfigError, EngineError, GradingError, LearnerError, NonFiniteError
+from rlvr.learner.sft import updates_of
 from rlvr.loop import driver, settings
 from rlvr.loop.replay import load_batch
 from rlvr.observe.metrics import read_lines
@@ -38,6 +39,7 @@ class FakeCluster:
     """Answers like a cluster; a test sets what goes wrong at which step."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
+        self.recipe: Any = None
         self.calls: list[str] = []
         self.step = 0
         self.values: dict[int, tuple[float, ...]] = {}  # by step
@@ -100,7 +102,7 @@ class FakeCluster:
         return [(np.arange(5), np.arange(3)) for _ in conversations]
 
     def warm_start(self, demonstrations: Sequence[Any], settings: Any) -> Iterator[dict[str, float]]:
-        for update in range(settings.epochs * len(demonstrations)):
+        for update in range(updates_of(len(demonstrations), settings)):
             self._called(f"fit {update + 1}")
             yield {"update": update + 1, "loss": 3.0 - update}
 
@@ -141,7 +143,12 @@ def recipe(**changes: object) -> Recipe:
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
     made = FakeCluster()
-    monkeypatch.setattr(driver, "Cluster", lambda *_, **__: made)
+
+    def make(given: Recipe, **_: Any) -> FakeCluster:
+        made.recipe = given
+        return made
+
+    monkeypatch.setattr(driver, "Cluster", make)
     monkeypatch.setattr(driver, "prepare", Path)
     monkeypatch.setattr(driver.plugins, "create", lambda *_: Sums())
     return made
@@ -330,7 +337,7 @@ def test_a_broken_grader_stops_the_step_before_it_is_sampled_again(cluster: Fake
 def warming(tmp_path: Path, **changes: Any) -> Recipe:
     """Make a recipe that starts with two demonstrations, seen twice."""
     (tmp_path / "shown.jsonl").write_text('{"prompt": "1 + 1", "reply": "2"}\n{"prompt": "1 + 2", "reply": "3"}\n')
-    return recipe(sft={"demonstrations": str(tmp_path / "shown.jsonl"), "epochs": 2}, **changes)
+    return recipe(sft={"demonstrations": str(tmp_path / "shown.jsonl"), "epochs": 2, "batch_size": 1}, **changes)
 
 
 def test_a_warm_start_stands_between_the_first_evaluation_and_the_first_step(
@@ -392,12 +399,51 @@ def test_a_warm_start_that_was_stopped_begins_anew(cluster: FakeCluster, tmp_pat
     assert "the run stops before its next step and is saved" in (tmp_path / "said").read_text()
 
 
+def test_a_stop_in_the_last_update_of_a_warm_start_throws_nothing_away(cluster: FakeCluster, tmp_path: Path) -> None:
+    cluster.presses = {"fit 4": 1}
+    with pytest.raises(driver.Interrupted, match=r"^stopped after step 0 of 3 and saved in "):
+        run(tmp_path / "r", recipe=warming(tmp_path))
+    said = (tmp_path / "said").read_text()
+    assert "the run stops before its next step and is saved" in said and "begins anew" not in said
+    cluster.presses, cluster.calls = {}, []
+    run(tmp_path / "r", recipe=warming(tmp_path), resume=True)
+    assert not any(call.startswith("fit") for call in cluster.calls)
+
+
+def test_an_update_of_a_warm_start_that_is_not_finite_names_its_demonstrations(
+    cluster: FakeCluster, tmp_path: Path
+) -> None:
+    cluster.fails = {"fit 2": NonFiniteError("warm start, update 2: look at the demonstrations")}
+    pairs = [{"prompt": f"{n}", "reply": f"{n}"} for n in range(14)]
+    (tmp_path / "shown.jsonl").write_text("\n".join(json.dumps(pair) for pair in pairs))
+    with pytest.raises(NonFiniteError) as caught:
+        run(tmp_path / "r", recipe=recipe(sft={"demonstrations": str(tmp_path / "shown.jsonl"), "batch_size": 6}))
+    second = np.random.default_rng([0, 0]).permutation(14)[6:12]
+    named = ", ".join(f"{tmp_path}/shown.jsonl line {index + 1}" for index in second[:4])
+    assert str(caught.value) == f"warm start, update 2: look at the demonstrations: {named} and 2 others"
+
+
+def test_a_warm_up_that_the_warm_start_never_ends_is_refused(cluster: FakeCluster, tmp_path: Path) -> None:
+    given = warming(tmp_path)
+    assert given.sft
+    for steps in (3, 2, 1):
+        sft = given.sft.model_copy(update={"warmup_steps": steps, "epochs": 1})
+        if steps == 3:
+            with pytest.raises(ConfigError, match=r"^sft.warmup_steps = 3 is above the 2 updates of the warm start"):
+                run(tmp_path / "r", recipe=given.model_copy(update={"sft": sft}))
+            assert not (tmp_path / "r" / "sft.jsonl").exists()
+        else:
+            run(tmp_path / "r", recipe=given.model_copy(update={"sft": sft}))
+
+
 def test_a_warm_start_that_is_resumed_with_another_recipe_is_refused(cluster: FakeCluster, tmp_path: Path) -> None:
     cluster.presses = {"fit 2": 1}
     with pytest.raises(driver.Interrupted):
         run(tmp_path / "r", recipe=warming(tmp_path))
+    cluster.recipe = None
     with pytest.raises(ConfigError, match=r"\[seed\] differs"):
         run(tmp_path / "r", recipe=warming(tmp_path, seed=3), resume=True)
+    assert cluster.recipe is None, "no engine is started to say so"
     with pytest.raises(CheckpointError, match="holds no checkpoint to resume from"):
         run(tmp_path / "nowhere", recipe=warming(tmp_path), resume=True)
 
@@ -430,5 +476,54 @@ def test_weights_within_a_step_are_no_checkpoint(cluster: FakeCluster, tmp_path:
 
 def test_a_batch_that_cannot_be_kept_does_not_hide_the_failure(cluster: FakeCluster, tmp_path: Path) -> None:
     cluster.fails = {"learn 2": NonFiniteError("not finite"), "save 1": CheckpointError("no disk")}
-    with pytest.raises(LearnerError, match=r"^not finite$"):
+    with pytest.raises(NonFiniteError, match=r"^not finite; its batch could not be kept: no disk$"):
         run(tmp_path / "r")
+
+
+def test_a_model_is_evaluated_as_it_is(cluster: FakeCluster, tmp_path: Path) -> None:
+    given = warming(
+        tmp_path, adapter={"kind": "loftq"}, seed=4, rollout={"temperature": 0.5},
+        algorithm={"preset": "ppo", "kl": "loss", "kl_coefficient": 0.1},
+    )  # fmt: skip
+    view = RunView("r", steps=0, console=Console(file=(tmp_path / "said").open("w")))
+    driver.evaluate_model(given, view=view, samples=2, out=tmp_path / "eval.jsonl")
+    told = cluster.recipe
+    assert settings.adapter_of(told) is None and told.sft is None
+    assert (settings.algorithm_of(told).critic, settings.algorithm_of(told).baseline) == (None, "group")
+    assert settings.algorithm_of(told).kl == "none"
+    assert (told.seed, told.rollout.temperature, told.model) == (4, 0.5, given.model)
+    assert cluster.calls == ["prove 0", "rollout 1"]
+    assert given.adapter.kind == "loftq", "the recipe itself is untouched"
+
+
+def test_a_refill_that_fails_leaves_the_rounds_before_it_on_disk(cluster: FakeCluster, tmp_path: Path) -> None:
+    cluster.flat = lambda seed: True
+    original, arrived = cluster.rollout, []
+
+    def rollout(tasks: Any, seeds: Any, **given: Any) -> Any:
+        if cluster.calls.count("rollout 1"):
+            raise EngineError("the engine is gone")
+        return original(tasks, seeds, **given)
+
+    def record(step: int, groups: Any) -> None:
+        arrived.append((step, len(groups)))
+        raise ConfigError("no disk")
+
+    cluster.rollout, cluster.record = rollout, record  # type: ignore[method-assign]
+    with pytest.raises(EngineError, match="the engine is gone"):
+        run(tmp_path / "r", recipe=dynamic())
+    assert arrived == [(1, 3)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"algorithm": {"preset": "dr_grpo"}}, {"adapter": {"kind": "lora"}}, {"rollout": {"group_size": 4}}],
+)
+def test_another_recipe_is_refused_before_anything_starts(
+    cluster: FakeCluster, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    run(tmp_path / "r", recipe=recipe(steps=1))
+    cluster.recipe = None
+    with pytest.raises(ConfigError, match=rf"^--resume: \[{next(iter(changes))}\] differs from the run in "):
+        run(tmp_path / "r", recipe=recipe(**changes), resume=True)
+    assert cluster.recipe is None

@@ -104,8 +104,37 @@ def test_resuming_with_other_numbers_is_refused(tmp_path: Path, section: str, va
     append_line(run.metrics, {"step": 2})
     facts = {"step": 1, "tasks": 16, "recipe": recipe().model_dump(mode="json")}
     with pytest.raises(ConfigError, match=rf"--resume: \[{section}\] differs from the run in {run.path}"):
-        run.resume(recipe(**{section: value}), facts)
+        run.compare(recipe(**{section: value}), facts)
     assert len(read_lines(run.metrics)) == 2, "a refused continuation touches nothing"
+
+
+def test_a_run_of_another_version_is_named_as_such(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "r")
+    for changes in ({"algorithm": {"learning_rate": 1e-5}}, {"critic": ...}, {"weights": {"mode": "auto", "new": 1}}):
+        before = {k: v for k, v in (recipe().model_dump(mode="json") | changes).items() if v is not ...}
+        (section,) = changes
+        with pytest.raises(CheckpointError, match=rf"by another version of rlvr, .* keys in \[{section}\]; go on with"):
+            run.compare(recipe(), {"step": 1, "tasks": 1, "recipe": before})
+    old_eval = recipe().model_dump(mode="json") | {"eval": {"tasks": 3}}
+    run.compare(recipe(), {"step": 1, "tasks": 1, "recipe": old_eval})
+
+
+def test_the_schedule_of_adalora_does_not_outlast_its_run(tmp_path: Path) -> None:
+    run, adapter = RunDirectory(tmp_path / "r"), {"kind": "adalora"}
+    facts = {"step": 1, "tasks": 1, "recipe": recipe(adapter=adapter).model_dump(mode="json")}
+    run.compare(recipe(adapter=adapter), facts)
+    longer = recipe(adapter=adapter, steps=recipe().steps + 1)
+    with pytest.raises(ConfigError, match=r"^--resume: steps = \d+ differs from the run in .*, and AdaLoRA's schedule"):
+        run.compare(longer, facts)
+
+
+def test_facts_that_cannot_be_read_are_one_sentence(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "r")
+    (run.checkpoint(3) / "trainer").mkdir(parents=True)
+    for text in ("{}", "no JSON"):
+        (run.checkpoint(3) / "trainer" / "facts.json").write_text(text)
+        with pytest.raises(CheckpointError, match=r"^the checkpoint .*/step-000003 cannot be read: "):
+            run.facts(run.checkpoint(3))
 
 
 def test_the_newest_checkpoint_or_a_sentence(tmp_path: Path) -> None:

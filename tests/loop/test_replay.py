@@ -133,6 +133,10 @@ def test_a_later_step_is_replayed_from_the_checkpoint_before_it(tied_model: Path
 
     shutil.move(folder / "checkpoints" / "step-000001", folder / "failed" / "step-000002" / "weights")
     assert str(replay(folder, step=2)) == str(found), "or from weights beside the batch"
+    # what a resumed run may write there is another trajectory's
+    save(make_learner(tied_model, **vars_of(given)), folder / "checkpoints" / "step-000001", facts={"step": 1})
+    assert str(replay(folder, step=2)) == str(found), "which come first"
+    shutil.rmtree(folder / "checkpoints" / "step-000001")
     shutil.rmtree(folder / "failed" / "step-000002" / "weights")
     gone = rf"^{folder}/checkpoints/step-000001, the weights that step 2 began with, is gone$"
     with pytest.raises(CheckpointError, match=gone):
@@ -184,3 +188,50 @@ def test_a_replay_changes_nothing_in_the_run(tied_model: Path, tmp_path: Path) -
     before = {path: path.read_bytes() for path in (tmp_path / "r").rglob("*") if path.is_file()}
     replay(tmp_path / "r", step=1)
     assert {path: path.read_bytes() for path in (tmp_path / "r").rglob("*") if path.is_file()} == before
+
+
+def rewritten(folder: Path, **sections: Any) -> None:
+    """Change what the config.json of a run says."""
+    path = folder / "config.json"
+    plain = json.loads(path.read_text())
+    for name, value in sections.items():
+        plain[name] = plain[name] | value if isinstance(value, dict) else value
+    path.write_text(json.dumps(plain))
+
+
+def test_a_run_of_several_ranks_on_gpus_is_replayed_in_one_process(tied_model: Path, tmp_path: Path) -> None:
+    given = recipe(tied_model)
+    groups, _ = sick_groups()
+    said = failed_run(tmp_path / "r", make_learner(tied_model, **vars_of(given)), groups, given, step=1)
+    rewritten(tmp_path / "r", hardware={"ranks": 2})
+    told: list[str] = []
+    looked: list[tuple[int, int]] = []
+    found = replay(tmp_path / "r", step=1, say=told.append, progress=lambda done, of: looked.append((done, of)))
+    assert (found.error, told) == (said, [])
+    assert looked == [(n, 12) for n in range(1, 13)]
+    if torch.cuda.is_available():
+        return
+    rewritten(tmp_path / "r", hardware={"kind": "gpu", "threads": None})
+    assert replay(tmp_path / "r", step=1, say=told.append).error == said
+    assert told == ["the run was on a GPU and here is none: this replay runs on the CPU, and its last digits differ"]
+    shown = CliRunner().invoke(app, ["replay", str(tmp_path / "r"), "--step", "1"])
+    assert shown.exit_code == 1 and shown.stderr == f"! {told[0]}\n"
+
+
+def test_a_recipe_of_another_version_is_one_sentence(tied_model: Path, tmp_path: Path) -> None:
+    given = recipe(tied_model)
+    failed_run(tmp_path / "r", make_learner(tied_model, **vars_of(given)), sick_groups()[0], given, step=1)
+    rewritten(tmp_path / "r", old_key=1)
+    said = (
+        r"config.json is no recipe of this version of rlvr \(unknown key old_key.*\); use the version that the run was"
+    )
+    with pytest.raises(ConfigError, match=said):
+        replay(tmp_path / "r", step=1)
+
+
+def test_a_batch_that_is_no_json_is_one_sentence(tmp_path: Path) -> None:
+    (group, *_) = random_groups()
+    group = replace(group, task=replace(group.task, truth={1, 2}))
+    with pytest.raises(ResourceError, match=r"^the batch of step 7 cannot be written to .*: TypeError: "):
+        save_batch(tmp_path / "b", FailedStep(step=7, totals=totals_of([group]), error="", groups=(group,)))
+    assert not list(tmp_path.iterdir())

@@ -43,6 +43,9 @@ class Worker:
         self.asked.append(([one.messages[0]["content"] for one in tasks], list(seeds)))
         return [(make_header(next(self.values), lengths=[5, 5]), one.id) for one in tasks]
 
+    def record(self, step: int, arrived: Any) -> None:
+        raise AssertionError("the driver records what a whole step sampled")
+
 
 def recipe(prompts: int = 4, **rollout: Any) -> Recipe:
     return Recipe.model_validate({

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from rlvr.config import Recipe
+from rlvr.core.payoff import Payoff
+from rlvr.errors import ConfigError
 from rlvr.learner.adapter import AdapterSettings
 from rlvr.learner.step import Learner
 from rlvr.loop.settings import (
@@ -15,6 +17,7 @@ from rlvr.loop.settings import (
     buffer_of,
     compares_within_groups,
     learner_settings_of,
+    payoff_of,
     rollout_settings_of,
     transport_of,
 )
@@ -79,3 +82,12 @@ def test_every_kind_of_adapter_has_its_settings(kind: str) -> None:
 
 def test_the_transport_follows_the_hardware() -> None:
     assert (transport_of(recipe()), transport_of(recipe(hardware={"kind": "gpu"}))) == ("shm", "ipc")
+
+
+def test_a_cut_reply_is_wrong_only_where_something_says_what_that_pays() -> None:
+    judged = {"reward": [{"name": "math"}], "rollout": {"truncated": "wrong"}}
+    with pytest.raises(ConfigError, match=r'^rollout.truncated = "wrong" needs \[payoff\], which says '):
+        payoff_of(recipe(**judged))
+    assert payoff_of(recipe(**judged, payoff={"wrong": -2.0})) == Payoff(wrong=-2.0)
+    assert payoff_of(recipe(**judged | {"reward": [{"name": "truth"}]})) is not None, "the reward itself says so"
+    assert payoff_of(recipe(**judged | {"rollout": {"truncated": "mask"}})) is None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from rich.console import Console
 from rlvr.config import Recipe
 from rlvr.errors import ConfigError, PluginError
 from rlvr.loop.stop import Stop
-from rlvr.loop.warm_start import demonstrations_of, sft_settings_of, warm_start
+from rlvr.loop.warm_start import _check_held_out, demonstrations_of, sft_settings_of, warm_start
 from rlvr.observe.metrics import read_lines
 from rlvr.observe.progress import RunView
 from rlvr.testing import task
@@ -76,6 +78,7 @@ def test_an_environment_shows_its_own(tmp_path: Path) -> None:
         ('{"messages": [{"role": "assistant", "content": "b"}, {"role": "user", "content": "a"}]}', "line 2 needs"),
         ('{"messages": [{"role": "boss", "content": "b"}, {"role": "assistant", "content": "a"}]}', "line 2 needs"),
         ('{"messages": "ab"}', "line 2 needs"),
+        ('{"messages": [{"role": ["user"], "content": "b"}, {"role": "assistant", "content": "a"}]}', "line 2 needs"),
     ],
 )
 def test_a_bad_line_is_one_sentence(line: str, said: str, tmp_path: Path) -> None:
@@ -133,7 +136,8 @@ class Renders:
 def stage(folder: Path, *, prompt: int = 2, reply: int = 2, held_out: str = "other", stop: Stop | None = None) -> bool:
     with (folder / "said").open("w") as file, RunView("r", steps=4, console=Console(file=file, width=300)) as view:
         return warm_start(
-            recipe("environment"), environment=Shows([messages_of([("user", "1 + 1?"), ("assistant", "2")])] * 3),
+            recipe("environment", batch_size=1),
+            environment=Shows([messages_of([("user", "1 + 1?"), ("assistant", "2")])] * 3),
             held_out=[task(held_out)], cluster=Renders(prompt, reply), log=folder / "sft.jsonl", view=view,
             stop=stop or Stop(),
         )  # fmt: skip
@@ -157,6 +161,25 @@ def test_a_demonstration_that_the_engine_could_not_take_is_refused(tmp_path: Pat
     assert stage(tmp_path, prompt=500, reply=12)
     with pytest.raises(ConfigError, match=r"^environment 'e': demonstration 1 takes 513 tokens .*max_model_len is 512"):
         stage(tmp_path, prompt=500, reply=13)
+
+
+def test_demonstrations_without_an_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlvr.loop.warm_start.MOST_DEMONSTRATIONS", 3)
+    assert len(demonstrations_of(recipe("environment"), Shows([ASKED] * 3))) == 3
+    with pytest.raises(PluginError, match=r"^environment 'e': demonstrations gives more than 3, or never ends$"):
+        demonstrations_of(recipe("environment"), Shows(repeat(ASKED)))
+
+
+def test_the_order_of_keys_hides_no_held_out_task(tmp_path: Path) -> None:
+    held_out = task("1 + 1?")
+    turned = tuple(Message(content=one["content"], role=one["role"]) for one in held_out.messages)
+    assert json.dumps(turned) != json.dumps(held_out.messages)
+    path = tmp_path / "shown.jsonl"
+    path.write_text(json.dumps({"prompt": "1 + 1?", "reply": "2"}) + "\n")
+    found = demonstrations_of(recipe(path), None)
+    for messages in (held_out.messages, turned):
+        with pytest.raises(ConfigError, match="answers a held-out task"):
+            _check_held_out(found, [replace(held_out, messages=messages)])
 
 
 def test_a_demonstration_of_a_held_out_task_is_refused(tmp_path: Path) -> None:

@@ -10,8 +10,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers import make_learner, random_groups, totals_of
 
 from rlvr.errors import CheckpointError, ResourceError
+from rlvr.learner.algorithm import CriticSettings
+from rlvr.loop.buffer import Buffer
+from rlvr.loop.sampling import Sampled
+from rlvr.loop.truthfulness import truthfulness_metrics
 from rlvr.observe import metrics as m
 from rlvr.types import GroupHeader, Receipt, StepReport
 
@@ -70,11 +75,28 @@ def test_masked_rollouts_are_judged_but_worth_nothing():
     assert "masked" not in m.step_metrics([header([1], ["CORRECT"])], learner={}, seconds={})
 
 
-def test_every_metric_has_a_meaning():
-    found = m.step_metrics([header([1.0], ["CORRECT"])], learner={}, seconds={"step": 1.0}) | m.push_metrics(
-        [receipt()]
-    )
-    assert set(found) <= set(m.METRICS)
+LEARNERS = {
+    "ppo": {"baseline": "critic", "critic": CriticSettings(), "epochs": 2, "kl": "loss", "kl_coefficient": 0.1},
+    "corrected": {"old_logprobs": "learner", "correction": "token", "entropy_bonus": 0.01},
+}
+BY_THE_ACTOR = {"learner_seconds", "learner_peak_gb"}
+BY_THE_DRIVER = {"step", "version", "seconds", "graders_lost"}
+
+
+def test_every_metric_has_a_meaning_and_every_meaning_a_metric(tied_model):
+    """What steps of all kinds give is compared with the table, both ways."""
+    headers = [header([1.0], ["CORRECT"]), replace(header([NAN], ["WRONG"]), masked=(True,), unformatted=(True,))]
+    found = m.step_metrics(headers, learner={}, seconds={"step": 1.0}) | m.push_metrics([receipt()])
+    for algorithm in LEARNERS.values():
+        groups = random_groups()
+        found |= make_learner(tied_model, **algorithm).step(groups, totals_of(groups))
+    buffer = Buffer(max_staleness=0, flat_groups_have_no_gradient=True)
+    found |= Sampled(arrived=[], admitted=buffer.admit([], 0), refills=0).metrics()
+    line = {"verdict": "CORRECT", "parts": {}, "task_id": "t"}
+    found |= truthfulness_metrics([line], weights=(1.0, 0.0, 1.0))
+    assert {"critic_grad_norm", "value_loss", "kl", "effective_sample_size"} <= set(found)
+    assert set(found) <= set(m.METRICS), "a metric without a meaning"
+    assert set(m.METRICS) - BY_THE_ACTOR - BY_THE_DRIVER <= set(found), "a meaning without a metric"
     assert all(text and "\n" not in text for text in m.METRICS.values())
 
 

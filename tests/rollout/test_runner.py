@@ -370,7 +370,6 @@ HALF = Grade(verdict=Verdict.CORRECT, score=0.5)
     [
         ("score", None, (1.0, 0.5, math.nan), ()),
         ("score", Payoff(wrong=-2.0), (1.0, 1.0, math.nan), ()),
-        ("wrong", None, (1.0, 0.0, math.nan), ()),
         ("wrong", Payoff(wrong=-2.0), (1.0, -2.0, math.nan), ()),
         ("wrong", Payoff(kind="calibrated"), (1.0, -1.0, math.nan), ()),
         ("mask", None, (1.0, math.nan, math.nan), (False, True, False)),
@@ -396,3 +395,8 @@ async def test_the_recipe_says_what_a_cut_reply_is_worth(
     assert header.verdicts == ("CORRECT", "CORRECT", "UNGRADED")
     assert header.counted == tuple(not math.isnan(value) for value in values)
     assert header.truncated == (False, True, True)
+
+
+def test_a_cut_reply_cannot_be_wrong_where_nothing_says_what_that_pays() -> None:
+    with pytest.raises(ValueError, match="needs a payoff"):
+        runner_of(FakeEngine(), payoff=None, truncated="wrong")
