@@ -206,6 +206,7 @@ def test_every_setting_that_can_be_without_effect_is_tried() -> None:
         ["algorithm.preset=reinforce++", "algorithm.discount=0.9", "algorithm.advantage_eps=1e-6"],
         ["algorithm.preset=ppo", "algorithm.decay=0.9", "critic.value_clip=0"],
         ["algorithm.old_logprobs=learner", "algorithm.epochs=2", "algorithm.clip_low=0.1"],
+        ["algorithm.preset=rloo", "algorithm.epochs=2", "algorithm.correction=token", "algorithm.old_logprobs=engine"],
         ["algorithm.old_logprobs=learner", "algorithm.correction=icepop", "algorithm.correction_high=5.0"],
         ["algorithm.correction=geometric", "algorithm.correction_low=0.9"],
         ["algorithm.preset=rloo", "algorithm.correction=token", "algorithm.correction_cap=3.0"],
@@ -242,6 +243,36 @@ def test_the_same_settings_pass_where_they_have_an_effect(toml: Path, overrides:
             ["algorithm.correction=sequence"],
             'algorithm.correction = "sequence" needs algorithm.old_logprobs = "learner": the ratio against the '
             "engine's has the gap in it already",
+        ),
+        (
+            ["algorithm.kl=loss", "algorithm.kl_coefficient=0.1", "algorithm.kl_estimator=k1"],
+            'algorithm.kl_estimator = "k1" has a gradient of mean 0 as a loss; with algorithm.kl = "loss" take "k2" or '
+            '"k3"',
+        ),
+        (
+            ["algorithm.positive_nll=0.1", "rollout.truncated=wrong"],
+            'algorithm.positive_nll = 0.1 would make replies likelier that rollout.truncated = "wrong" pays as wrong; '
+            'take "score" or "mask"',
+        ),
+        (
+            ["algorithm.preset=rloo", "algorithm.minibatches=2", "algorithm.epochs=3"],
+            'algorithm.loss = "policy_gradient" has no ratio that bounds 6 updates on the same replies; take one '
+            'update, another loss, or a correction with algorithm.old_logprobs = "engine"',
+        ),
+        (
+            [
+                "algorithm.preset=rloo",
+                "algorithm.epochs=2",
+                "algorithm.correction=token",
+                "algorithm.old_logprobs=learner",
+            ],
+            'algorithm.loss = "policy_gradient" has no ratio that bounds 2 updates on the same replies; take one '
+            'update, another loss, or a correction with algorithm.old_logprobs = "engine"',
+        ),
+        (
+            ["algorithm.preset=gspo", "algorithm.old_logprobs=engine"],
+            'algorithm.loss = "gspo" needs algorithm.old_logprobs = "learner": the engine\'s differ by more than its '
+            "bounds",
         ),
         (
             ["algorithm.preset=gspo", "algorithm.clip_low=0.2"],

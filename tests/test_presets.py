@@ -99,12 +99,12 @@ def test_the_defaults_shown_are_those_of_grpo() -> None:
 def test_a_recipes_own_keys_win() -> None:
     own = Recipe.model_validate(
         plain() | {
-            "algorithm": {"preset": "vapo", "clip_high": 0.3, "positive_nll": 0.0},
+            "algorithm": {"preset": "vapo", "clip_low": 0.1, "decay_length_factor": 0.5},
             "critic": {"warmup_steps": 2},
-            "rollout": {"truncated": "wrong"},
+            "rollout": {"truncated": "mask"},
         }
     )  # fmt: skip
-    assert (own.algorithm.clip_high, own.algorithm.positive_nll, own.algorithm.clip_low) == (0.3, 0.0, 0.2)
+    assert (own.algorithm.clip_low, own.algorithm.decay_length_factor, own.algorithm.clip_high) == (0.1, 0.5, 0.28)
     assert own.critic == CriticSection(warmup_steps=2)
     dapo = Recipe.model_validate(plain() | {"algorithm": {"preset": "dapo"}, "rollout": {"truncated": "score"}})
     assert (dapo.rollout.truncated, dapo.rollout.dynamic_sampling, dapo.rollout.prompts_per_step) == ("score", True, 16)
@@ -116,7 +116,8 @@ def test_a_recipes_own_keys_win() -> None:
         ("ppo", "baseline", "group"), ("grpo", "baseline", "leave_one_out"), ("dr_grpo", "advantage_scale", "std"),
         ("dr_grpo", "loss_per", "token"), ("dapo", "loss_per", "sequence"), ("gspo", "loss", "clip"),
         ("cispo", "loss", "gspo"), ("rloo", "baseline", "none"), ("reinforce++", "advantage_scale", "none"),
-        ("reinforce++_baseline", "baseline", "none"), ("vapo", "loss", "cispo"),
+        ("reinforce++_baseline", "baseline", "none"), ("vapo", "loss", "cispo"), ("rloo", "loss", "clip"),
+        ("rloo", "loss_per", "token"),
     ],
 )  # fmt: skip
 def test_a_key_that_makes_it_another_algorithm_is_refused(preset: str, key: str, value: str) -> None:
@@ -125,6 +126,20 @@ def test_a_key_that_makes_it_another_algorithm_is_refused(preset: str, key: str,
         f'algorithm.{key} = "{value}" contradicts algorithm.preset = "{preset}", which is algorithm.{key} = "{own}"; '
         "drop it or choose another preset"
     )
+
+
+@pytest.mark.parametrize(
+    ("preset", "key", "value"),
+    [
+        ("dapo", "clip_high", 0.2),
+        ("vapo", "clip_high", 0.2),
+        ("vapo", "positive_nll", 0.0),
+        ("vapo", "critic_decay", 0.95),
+    ],
+)
+def test_a_number_that_defines_a_preset_stays(preset: str, key: str, value: float) -> None:
+    said = f'algorithm.{key} = {value:g} contradicts algorithm.preset = "{preset}"'
+    assert refusal(algorithm={"preset": preset, key: value}).startswith(said)
 
 
 def test_dapo_without_dynamic_sampling_is_refused() -> None:

@@ -166,11 +166,32 @@ def _algorithm(recipe: Recipe) -> Iterator[str]:
         yield f'algorithm.kl = "{a.kl}" needs algorithm.kl_coefficient above 0'
     if a.advantage_scale == "std" and a.baseline != "group":
         yield f'algorithm.advantage_scale = "std" is that of a group, and algorithm.baseline = "{a.baseline}" has none'
+    if a.kl == "loss" and a.kl_estimator == "k1":
+        yield (
+            'algorithm.kl_estimator = "k1" has a gradient of mean 0 as a loss; with algorithm.kl = "loss" take "k2" or '
+            '"k3"'
+        )
+    if a.positive_nll and r.truncated == "wrong":
+        yield (
+            f'algorithm.positive_nll = {a.positive_nll:g} would make replies likelier that rollout.truncated = "wrong" '
+            'pays as wrong; take "score" or "mask"'
+        )
     weighs = a.correction in ("token", "sequence", "icepop") and a.loss != "policy_gradient"
     if weighs and a.old_logprobs == "engine":
         yield (
             f'algorithm.correction = "{a.correction}" needs algorithm.old_logprobs = "learner": the ratio against the '
             "engine's has the gap in it already"
+        )
+    drifts = a.correction == "none" or a.old_logprobs == "learner"
+    if a.loss == "policy_gradient" and a.updates > 1 and drifts:
+        yield (
+            f'algorithm.loss = "policy_gradient" has no ratio that bounds {a.updates} updates on the same replies; '
+            'take one update, another loss, or a correction with algorithm.old_logprobs = "engine"'
+        )
+    if a.loss == "gspo" and a.old_logprobs == "engine":
+        yield (
+            'algorithm.loss = "gspo" needs algorithm.old_logprobs = "learner": the engine\'s differ by more than its '
+            "bounds"
         )
     if a.loss == "gspo" and not a.ratio_moves:
         yield (
@@ -245,7 +266,7 @@ def _adapter(recipe: Recipe) -> Iterator[str]:
     if a.kind == "adalora" and not 1 <= (a.target_rank or a.rank // 2) < a.rank:
         ends = f"adapter.target_rank = {a.target_rank}" if a.target_rank else "half of it, which AdaLoRA ends with,"
         yield f"{ends} must be at least 1 and below adapter.rank = {a.rank}, which AdaLoRA starts with"
-    if a.kind == "adalora" and recipe.steps * recipe.algorithm.updates < 2:
+    if a.kind == "adalora" and recipe.policy_updates < 2:
         yield 'adapter.kind = "adalora" needs two optimizer updates or more, to lower its rank in'
     if mode == "full" and a.kind != "none":
         yield f'weights.mode = "full" cannot push adapter.kind = "{a.kind}"; use "merged"'

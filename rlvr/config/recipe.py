@@ -52,6 +52,11 @@ class Recipe(Section):
     track: TrackSection = TrackSection()
     guard: GuardSection = GuardSection()
 
+    @property
+    def policy_updates(self) -> int:
+        """Give the optimizer updates that the policy takes in the run, at most: none while a critic warms up."""
+        return max(0, self.steps - (self.critic.warmup_steps if self.critic else 0)) * self.algorithm.updates
+
     @model_validator(mode="wrap")
     @classmethod
     def _resolved(cls, data: Any, handler: ModelWrapValidatorHandler[Recipe], info: ValidationInfo) -> Recipe:

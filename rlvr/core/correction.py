@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "effective_sample_size",
+    "effective_share",
     "geometric_mask",
     "icepop_mask",
     "mismatch_weights",
@@ -85,12 +86,17 @@ def geometric_mask(
 
 
 def effective_sample_size(weights: Float[Tensor, " N"]) -> float:
+    """See `effective_share`."""
+    exact = weights.double()
+    return effective_share(float(exact.sum()), squares=float(exact.square().sum()), count=len(weights))
+
+
+def effective_share(total: float, *, squares: float, count: float) -> float:
     """Give (sum w)^2 / (N * sum w^2): 1 where all weights are equal, 1 / N where one holds all, 0 where none holds any.
 
     Source: Kish 1965.
     """
-    squares = float(weights.double().square().sum())
-    return float(weights.double().sum()) ** 2 / (len(weights) * squares) if squares else 0.0
+    return total**2 / (count * squares) if squares else 0.0
 
 
 def _ratio(log_ratio: Tensor, *, cap: float) -> Tensor:

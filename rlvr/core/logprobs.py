@@ -59,7 +59,8 @@ class _TokenLogprobs(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, rows: Tensor, temperature: float, chunk: int
     ) -> tuple[Tensor, Tensor]:
-        head = head.to(hidden.dtype)
+        ctx.set_materialize_grads(False)  # whoever asks for no entropy gets none in the backward pass
+        ctx.head_dtype, head = head.dtype, head.to(hidden.dtype)
         precise = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         logprobs = torch.empty(len(targets), dtype=precise, device=hidden.device)
         normalizer = torch.empty(len(hidden), dtype=precise, device=hidden.device)
@@ -75,15 +76,16 @@ class _TokenLogprobs(torch.autograd.Function):
             normalizer[states] = total.log() + top[:, 0]
             logprobs[chosen] = picked - normalizer[rows[chosen]]
         ctx.save_for_backward(hidden, head, targets, rows, normalizer, entropy)
-        ctx.temperature, ctx.chunk, ctx.head_dtype = temperature, chunk, head.dtype
+        ctx.temperature, ctx.chunk = temperature, chunk
         return logprobs, entropy
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden, head, targets, rows, normalizer, entropy = ctx.saved_tensors
         by_target, by_state = gradients
+        if by_target is None:
+            by_target = torch.zeros(len(targets), dtype=normalizer.dtype, device=targets.device)
         weight = torch.zeros_like(normalizer).index_add_(0, rows, by_target)
-        spread = bool(by_state.any())
         grad_hidden = torch.empty_like(hidden)
         grad_head = torch.zeros_like(head, dtype=normalizer.dtype) if ctx.needs_input_grad[1] else None
         for states, chosen in _chunks(rows, len(hidden), ctx.chunk):
@@ -91,7 +93,7 @@ class _TokenLogprobs(torch.autograd.Function):
             shares = logs.exp()
             # d log p(t) / d s = one_hot(t) - p;  d H / d s = -p (log p + H)
             slope = shares * -weight[states, None]
-            if spread:
+            if by_state is not None:
                 slope -= shares * (logs + entropy[states, None]) * by_state[states, None]
             slope.index_put_((rows[chosen] - states.start, targets[chosen]), by_target[chosen], accumulate=True)
             slope = (slope if ctx.temperature == 1.0 else slope.div_(ctx.temperature)).to(head.dtype)

@@ -40,7 +40,7 @@ def clipped_surrogate(
     """
     if dual is not None and dual <= 1.0:
         raise ValueError(f"dual must be above 1, not {dual}")
-    return _clipped(torch.exp(logprobs - old_logprobs), advantages, low=low, high=high, dual=dual)
+    return _clipped(logprobs - old_logprobs, advantages, low=low, high=high, dual=dual)
 
 
 def gspo_surrogate(
@@ -61,8 +61,8 @@ def gspo_surrogate(
     Source: Zheng et al. 2025 (GSPO, eq. 5 and 7; per token: eq. 13 and 14).
     """
     sums, counts = sequence_sums((logprobs - old_logprobs).detach(), sequences)
-    ratio = torch.exp((sums / counts)[sequences] + (logprobs - logprobs.detach()))
-    return _clipped(ratio, advantages, low=low, high=high, dual=None)
+    log_ratio = (sums / counts)[sequences] + (logprobs - logprobs.detach())
+    return _clipped(log_ratio, advantages, low=low, high=high, dual=None)
 
 
 def cispo(
@@ -175,8 +175,12 @@ def sequence_sums(
 
 
 def _clipped(
-    ratio: Tensor, advantages: Tensor, *, low: float, high: float, dual: float | None
+    log_ratio: Tensor, advantages: Tensor, *, low: float, high: float, dual: float | None
 ) -> tuple[Float[Tensor, " N"], Bool[Tensor, " N"]]:
+    # Past e^20 a clip takes the gradient of these tokens anyway; of an infinite ratio it would be 0 * inf. A bad token
+    # without dual clip is not clipped there: it stays as it is.
+    bounded_anyway = advantages >= 0 if dual is None else torch.ones_like(advantages, dtype=torch.bool)
+    ratio = torch.exp(torch.where(bounded_anyway, log_ratio.clamp(max=20.0), log_ratio))
     free = ratio * advantages
     bounded = ratio.clamp(1.0 - low, 1.0 + high) * advantages
     loss, clipped = -torch.minimum(free, bounded), (bounded < free).detach()

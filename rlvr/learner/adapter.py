@@ -120,7 +120,7 @@ def attach(model: PreTrainedModel, settings: AdapterSettings) -> PeftModel:
 
 
 def parameter_groups(model: PeftModel, settings: AdapterSettings, *, learning_rate: float) -> list[dict[str, Any]]:
-    """List what an optimizer trains. `rate_factor` is the group's share of the learning rate, for schedules to keep.
+    """List what an optimizer trains, with the rate of each group.
 
     Source: LoRA+ (arXiv 2402.12354): the matrices B learn `lora_plus_ratio` times as fast as A. Other kinds: one group.
     """
@@ -130,7 +130,7 @@ def parameter_groups(model: PeftModel, settings: AdapterSettings, *, learning_ra
         if parameter.requires_grad:
             (fast if settings.kind == "lora+" and ".lora_B." in name else slow).append(parameter)
     groups = [(slow, 1.0), (fast, settings.lora_plus_ratio)]
-    return [{"params": some, "lr": learning_rate * factor, "rate_factor": factor} for some, factor in groups if some]
+    return [{"params": some, "lr": learning_rate * factor} for some, factor in groups if some]
 
 
 @contextlib.contextmanager
@@ -152,8 +152,8 @@ def reference_disabled(model: PeftModel) -> Iterator[None]:
             parameter.requires_grad_(flag)
 
 
-def before_optimizer_step(model: PeftModel) -> float:
-    """Add the gradient of AdaLoRA's regulariser and give its value; 0 for other kinds.
+def before_optimizer_step(model: PeftModel) -> None:
+    """Add the gradient of AdaLoRA's regulariser; nothing for other kinds.
 
     Called once per update, after the last micro-batch and before gradients are clipped.
     Source: AdaLoRA (arXiv 2303.10512), equation 4, as peft takes it: the mean norm over matrices, times 0.5.
@@ -163,15 +163,13 @@ def before_optimizer_step(model: PeftModel) -> float:
     import torch
 
     if not is_adalora(model):
-        return 0.0
+        return
     matrices = [(n, p) for n, p in model.named_parameters() if ".lora_A." in n or ".lora_B." in n]
     norms = []
     for name, matrix in matrices:
         square = matrix.float() @ matrix.float().T if ".lora_A." in name else matrix.float().T @ matrix.float()
         norms.append(torch.linalg.matrix_norm(square - torch.eye(len(square), device=square.device)))
-    penalty = ORTHOGONALITY * torch.stack(norms).mean()
-    penalty.backward()
-    return float(penalty.detach())
+    (ORTHOGONALITY * torch.stack(norms).mean()).backward()
 
 
 def after_optimizer_step(model: PeftModel, step: int) -> None:
@@ -192,16 +190,19 @@ def load_quantized(folder: Path) -> PreTrainedModel:
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+    from rlvr.learner.attention import IMPLEMENTATION, register
+
     if importlib.util.find_spec("bitsandbytes") is None or not torch.cuda.is_available():
         raise ModelError('adapter.kind "qlora" needs a CUDA GPU and the package bitsandbytes; elsewhere take "lora"')
     quantization = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
     )  # fmt: skip
+    register()
     try:
         with boundary(f"loading the model in {folder} in 4 bits"):
             model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=torch.bfloat16, quantization_config=quantization, attn_implementation="sdpa",
+                folder, dtype=torch.bfloat16, quantization_config=quantization, attn_implementation=IMPLEMENTATION,
                 device_map={"": torch.cuda.current_device()}, local_files_only=True,
             )  # fmt: skip
     except BoundaryError as error:

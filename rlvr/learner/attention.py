@@ -33,18 +33,21 @@ class Forest:
 
     count: int  # M, tokens
     length: int  # of the longest sequence
+    shared: int  # S, query heads by key head
     keys: Int[Tensor, "R K"]
-    mask: Float[Tensor, "R 1 C K"]  # added to the scores: 0 or -inf
+    mask: Float[Tensor, "R 1 S*C K"]  # added to the scores: 0 or -inf
 
     @classmethod
-    def of(cls, batch: Batch, *, device: torch.device, dtype: torch.dtype, chunk: int = CHUNK) -> Forest:
-        """Lay a batch out for a model that computes in `dtype`."""
+    def of(
+        cls, batch: Batch, *, device: torch.device, dtype: torch.dtype, shared: int = 1, chunk: int = CHUNK
+    ) -> Forest:
+        """Lay a batch out for a model that computes in `dtype` and has `shared` query heads by key head."""
         plan = layout(batch, chunk=chunk)
         mask = torch.zeros(plan.visible.shape, dtype=dtype, device=device)
         mask.masked_fill_(~torch.from_numpy(plan.visible).to(device), -torch.inf)
         return cls(
-            count=len(batch.token_ids), length=int(batch.positions.max()) + 1,
-            keys=torch.from_numpy(plan.keys).to(device), mask=mask[:, None],
+            count=len(batch.token_ids), length=int(batch.positions.max()) + 1, shared=shared,
+            keys=torch.from_numpy(plan.keys).to(device), mask=mask[:, None].repeat(1, 1, shared, 1),
         )  # fmt: skip
 
     def attend(
@@ -52,14 +55,16 @@ class Forest:
         scale: float | None,
     ) -> Float[Tensor, "M Q D"]:  # fmt: skip
         """Attend row by row."""
-        rows, chunk, heads = len(self.keys), self.mask.shape[2], len(key)
-        shared = len(query) // heads  # query heads by key head
+        rows, chunk, heads = len(self.keys), self.mask.shape[2] // self.shared, len(key)
+        shared = len(query) // heads
+        if shared != self.shared:
+            raise ModelError(f"a layer has {shared} query heads by key head, and the model's config says {self.shared}")
         padded = functional.pad(query.transpose(0, 1), (0, 0, 0, 0, 0, rows * chunk - self.count))
         # query heads that share a key head stand below each other, so that keys are never repeated
         asked = padded.view(rows, chunk, heads, shared, -1).permute(0, 2, 3, 1, 4)
         found = functional.scaled_dot_product_attention(
             asked.reshape(rows, heads, shared * chunk, -1), _gather(key, self.keys).transpose(1, 2),
-            _gather(value, self.keys).transpose(1, 2), attn_mask=self.mask.repeat(1, 1, shared, 1), scale=scale,
+            _gather(value, self.keys).transpose(1, 2), attn_mask=self.mask, scale=scale,
         )  # fmt: skip
         found = found.view(rows, heads, shared, chunk, -1).permute(0, 3, 1, 2, 4)
         return found.reshape(rows * chunk, heads * shared, -1)[: self.count]
@@ -100,14 +105,14 @@ class RaggedForest:
         )  # fmt: skip
 
 
-def forest_of(batch: Batch, *, device: torch.device, dtype: torch.dtype) -> Forest | RaggedForest:
+def forest_of(batch: Batch, *, device: torch.device, dtype: torch.dtype, shared: int) -> Forest | RaggedForest:
     """Choose the layout: flash-attn on GPU where it is installed and the type is a half one, else masked rows."""
     half = dtype in (torch.bfloat16, torch.float16)
     if device.type == "cuda" and half and importlib.util.find_spec("flash_attn"):
         from flash_attn import flash_attn_varlen_func
 
         return RaggedForest.of(batch, device=device, flash=flash_attn_varlen_func)
-    return Forest.of(batch, device=device, dtype=dtype)
+    return Forest.of(batch, device=device, dtype=dtype, shared=shared)
 
 
 def attend(

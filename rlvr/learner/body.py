@@ -70,7 +70,7 @@ class Body:
         hidden = self.run_layers(
             input_ids=self._tensor(batch.token_ids)[None],
             position_ids=self._tensor(batch.positions)[None],
-            forest=forest_of(batch, device=self.device, dtype=self.dtype),
+            forest=forest_of(batch, device=self.device, dtype=self.dtype, shared=self._shared_heads()),
             use_cache=False,
         ).last_hidden_state[0]
         return States(hidden=hidden[self._tensor(sources)], rows=self._tensor(rows), at=self._tensor(batch.scored_at))
@@ -86,8 +86,25 @@ class Body:
         )
         return logprobs[states.at], entropy[states.rows][states.at]
 
+    def _shared_heads(self) -> int:
+        config = self.model.config.get_text_config()
+        heads: int = config.num_attention_heads
+        return heads // (getattr(config, "num_key_value_heads", None) or heads)
+
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.device)
+
+    def check_window(self, folder: Path, *, max_length: int | None) -> None:
+        """Make sure that no sequence is longer than the layers attend. Errors: ModelError."""
+        config = self.model.config.get_text_config()
+        window = getattr(config, "sliding_window", None)
+        if "sliding_attention" not in (getattr(config, "layer_types", None) or ["sliding_attention"]):
+            return  # a window that no layer uses
+        if window and max_length and max_length > window:
+            raise ModelError(
+                f"the model in {folder} attends within {window} tokens only, and rollout.max_model_len = {max_length} "
+                f"lets a sequence be longer; lower it to {window} or choose another model"
+            )
 
     @torch.no_grad()
     def check(self, folder: Path) -> None:
@@ -118,7 +135,10 @@ class Body:
                 )
 
     def recompute_layers(self) -> None:
-        """Keep only the input of each layer and compute the rest again going backward: gradient checkpointing."""
+        """Keep only the input of each layer and compute the rest again going backward: gradient checkpointing.
+
+        After `compile_layers` what is computed again is the compiled layer.
+        """
         from torch.utils.checkpoint import checkpoint
 
         for layer in layers_of(self.model):
@@ -127,7 +147,7 @@ class Body:
     def compile_layers(self) -> None:
         """Compile each layer, for sequences of any length."""
         for layer in layers_of(self.model):
-            layer.compile(dynamic=True)
+            layer.forward = torch.compile(layer.forward, dynamic=True)
 
 
 def layers_of(model: Any) -> Sequence[nn.Module]:

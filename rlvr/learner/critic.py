@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from rlvr.learner.ranks import Ranks
 from rlvr.learner.update import Updater
 from rlvr.types import Batch, Sample
 
-__all__ = ["Critic"]
+__all__ = ["Critic", "numbers"]
 
 HEAD = "value_head.weight"
 
@@ -67,7 +67,7 @@ class Critic:
 
     def loss(
         self, states: States, batch: Batch, samples: Sequence[Sample], *, tokens: float
-    ) -> tuple[Tensor, dict[str, float]]:
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Give the clipped value loss summed over a batch's loss tokens and divided by `tokens`, with its metrics.
 
         `tokens` are the loss tokens of all micro-batches of the update: every token counts alike, whatever `loss_per`.
@@ -76,8 +76,8 @@ class Critic:
         old, goal = (torch.from_numpy(collect(samples, batch, n)).to(values.device) for n in ("old_values", "returns"))
         per_token, clipped = clipped_value_loss(values, old, goal, clip=self.settings.value_clip)
         total = per_token.sum() / tokens
-        told = {"value_loss": float(total.detach()), "value_clipped": float(clipped.sum())}
-        return total, told | {"value_tokens": float(len(values))}
+        count = torch.full_like(total, len(values)).detach()
+        return total, {"value_loss": total.detach(), "value_clipped": clipped.sum(), "value_tokens": count}
 
     def accumulate(self, samples: Sequence[Sample], batches: Iterable[Batch], *, tokens: float) -> Counter[str]:
         """Add up the gradients of what is the critic's alone, and its metrics. Layers of the policy get none."""
@@ -87,7 +87,7 @@ class Critic:
                 states = self.body.states(batch)
             loss, told = self.loss(states, batch, samples, tokens=tokens)
             (self.scale * loss).backward()
-            sums.update(told)
+            sums.update(numbers(told))
         return sums
 
     def meet(self) -> None:
@@ -108,3 +108,8 @@ class Critic:
         if (spread := float(returns.var())) > 0:
             told["explained_variance"] = 1.0 - float((returns - values).var()) / spread
         return told
+
+
+def numbers(metrics: Mapping[str, Tensor]) -> dict[str, float]:
+    """Fetch metrics from a device, all at once."""
+    return dict(zip(metrics, torch.stack([value.double() for value in metrics.values()]).tolist(), strict=True))

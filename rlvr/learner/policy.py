@@ -36,10 +36,12 @@ class Policy(Body):
     def __init__(
         self, folder: Path, *, dtype: torch.dtype, device: str, temperature: float,
         adapter: AdapterSettings | None = None, shard: Callable[[Body], None] = lambda body: None,
+        max_length: int | None = None,
     ) -> None:  # fmt: skip
         quantized = adapter is not None and adapter.kind == "qlora"
         model = load_quantized(folder) if quantized else load_model(folder).to(device)
         super().__init__(model, temperature=temperature)
+        self.check_window(folder, max_length=max_length)
         if not quantized:  # a 4-bit model has no float32 to be checked in
             self.check(folder)
         self.settings, self.reference_folder = adapter, folder

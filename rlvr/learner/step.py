@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlvr.core.correction import effective_share
 from rlvr.core.losses import token_weights
 from rlvr.core.packing import collect, pack
 from rlvr.errors import NonFiniteError
@@ -21,12 +22,13 @@ from rlvr.learner.adapter import AdapterSettings
 from rlvr.learner.algorithm import Algorithm, Totals
 from rlvr.learner.body import plain_sample
 from rlvr.learner.credit import credit, graded_rollouts, sampled
-from rlvr.learner.critic import Critic
+from rlvr.learner.critic import Critic, numbers
+from rlvr.learner.minibatches import divide, passes
 from rlvr.learner.objective import objective
 from rlvr.learner.policy import Policy
 from rlvr.learner.ranks import Ranks
 from rlvr.learner.update import Updater
-from rlvr.types import Batch, Group, Sample
+from rlvr.types import Batch, Group, Rollout, Sample
 
 __all__ = ["Learner", "keep_freed_memory"]
 
@@ -40,7 +42,7 @@ class Learner:
     def __init__(
         self, folder: Path, algorithm: Algorithm, *, tokens_per_microbatch: int, threads: int | None = None,
         device: str = "cpu", precision: str = "bfloat16", gradient_checkpointing: bool = False, compile: bool = False,
-        ranks: Ranks | None = None, adapter: AdapterSettings | None = None,
+        ranks: Ranks | None = None, adapter: AdapterSettings | None = None, max_length: int | None = None,
     ) -> None:  # fmt: skip
         if torch.device(device).type == "cpu":
             keep_freed_memory()
@@ -49,7 +51,7 @@ class Learner:
         self.dtype, self.ranks = getattr(torch, precision), ranks or Ranks()
         self.body = Policy(
             folder, dtype=self.dtype, device=device, temperature=algorithm.temperature, adapter=adapter,
-            shard=lambda body: self.ranks.shard(body, dtype=self.dtype),
+            max_length=max_length, shard=lambda body: self.ranks.shard(body, dtype=self.dtype),
         )  # fmt: skip
         self.model = self.body.model
         self.updater = Updater(
@@ -61,45 +63,46 @@ class Learner:
         if algorithm.baseline == "critic":
             self.critic = Critic(algorithm, self.body, folder=folder, dtype=self.dtype, ranks=self.ranks)
         for body in {self.body, self.critic.body if self.critic else self.body}:
-            if gradient_checkpointing:
-                body.recompute_layers()
             if compile:
                 body.compile_layers()
+            if gradient_checkpointing:  # of what is compiled: the other way round nothing would be
+                body.recompute_layers()
         self.version = self.updates = 0  # steps, and optimizer updates of the policy
 
     def step(self, groups: Sequence[Group], totals: Totals) -> dict[str, float]:
         """Take one step on the groups and give its metrics. Without a gradient the weights stay as they are.
 
-        Errors: NonFiniteError where loss or gradient is not finite; the weights are then as before that update.
+        With several updates a step is divided once, for all epochs, and old log-probabilities are scored part by part:
+        before the first update a ratio is 1 to the bit, in any precision.
+        Errors: NonFiniteError where loss, gradient or a number that they rest on is not finite; the weights, a
+        critic's too, are then as before that update.
         """
         a = self.algorithm
-        rollouts = graded_rollouts(groups)
-        plain = [plain_sample(r.prompt_ids, r.token_ids, mask=sampled(r)) for r in rollouts]
-        reference = self._scored(plain, self.body.reference) if a.kl != "none" else None
-        values = self._scored(plain, self.critic.predict) if self.critic else None
-        if not all(np.isfinite(array).all() for array in values or ()):
-            told = "a value of the critic is not finite; lower critic.learning_rate"
-            raise NonFiniteError(f"step {self.version + 1}: {told}")
-        samples = credit(groups, a, values=values, ref_logprobs=reference)
+        samples = self._credited(groups)
         warms_up = self.critic is not None and self.critic.warms_up(self.version)
+        draw = np.random.default_rng([a.seed, self.version])
+        parts = divide(samples, parts=a.minibatches, draw=draw)
         if a.old_logprobs == "learner" and a.updates > 1 and not warms_up:
-            olds = self._scored(samples, self.body.logprobs)
-            samples = [replace(s, old_logprobs=old) for s, old in zip(samples, olds, strict=True)]
-        sums: Counter[str] = Counter()
+            parts = [self._with_old_logprobs(part) for part in parts]
+        sums: Counter[str] = Counter({} if warms_up else {"loss": 0.0, "grad_norm": 0.0})
         positives = sum(int(sample.loss_mask.sum()) for sample in samples if sample.correct)
-        for part in self._minibatches(samples):
-            if self.critic and (self.critic.own or warms_up):  # before the policy: never both graphs or gradients
-                batches, tokens = self.microbatches(part), totals.loss_tokens / a.minibatches
-                sums.update(self.ranks.total(self.critic.accumulate(part, batches, tokens=tokens)))
-                sums.update(self._update(sums, critic_grad_norm=self.critic.updater))
+        for part in passes(parts, epochs=a.epochs, draw=draw):
+            updaters = {}
             if not warms_up:
-                sums.update(self.ranks.total(self._accumulate(part, totals, positives)))
-                head = {} if self.critic is None or self.critic.own else {"critic_grad_norm": self.critic.updater}
-                sums.update(self._update(sums, grad_norm=self.updater, **head))
+                sums.update(self.ranks.total(self._accumulate(part, totals, positives, len(parts))))
+                updaters["grad_norm"] = self.updater
+            if self.critic:
+                if self.critic.own or warms_up:  # after the policy: both gradients, never both graphs
+                    batches, tokens = self.microbatches(part), totals.loss_tokens / len(parts)
+                    sums.update(self.ranks.total(self.critic.accumulate(part, batches, tokens=tokens)))
+                updaters["critic_grad_norm"] = self.critic.updater
+            sums.update(self._update(sums, updaters))
+        told = self._told(sums, updates=len(parts) * a.epochs) | (self.critic.told(samples) if self.critic else {})
+        if a.positive_nll:
+            told["positive_tokens"] = float(positives)
+        told |= {"learning_rate": a.learning_rate * self._share(self.updater), "trained": float(len(samples))}
         self.version += 1
-        compared = self.critic.told(samples) if self.critic else {}
-        return self._told(sums) | compared | {"learning_rate": self._rate(self.version - 1),
-                                              "trained": float(len(samples))}  # fmt: skip
+        return told
 
     @torch.no_grad()
     def score(self, sequences: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -107,30 +110,49 @@ class Learner:
         plain = [plain_sample(ids[:1], ids[1:]) for ids in sequences]
         return self._scored(plain, self.body.at(1.0).logprobs)
 
-    def _minibatches(self, samples: Sequence[Sample]) -> Iterator[list[Sample]]:
-        """Yield the samples of each update: whole groups, which share prompts, in an order drawn for each epoch."""
+    def _credited(self, groups: Sequence[Group]) -> list[Sample]:
+        """Give the samples of a step that have a token to learn from. Errors: NonFiniteError."""
         a = self.algorithm
-        if a.updates == 1:
-            yield list(samples)
-            return
-        draw = np.random.default_rng([a.seed, self.version])
-        groups = list(dict.fromkeys(sample.group_id for sample in samples))
-        for _ in range(a.epochs):
-            for part in np.array_split(draw.permutation(len(groups)), a.minibatches):
-                chosen = {groups[index] for index in part}
-                yield [sample for sample in samples if sample.group_id in chosen]
+        rollouts = graded_rollouts(groups)
+        masks = [sampled(rollout) for rollout in rollouts]
+        pairs = list(zip(rollouts, masks, strict=True))
+        self._demand_finite("the engine", rollouts, [np.where(mask, r.logprobs, 0.0) for r, mask in pairs])
+        plain = [plain_sample(r.prompt_ids, r.token_ids, mask=mask) for r, mask in pairs]
+        reference = self._scored(plain, self.body.reference) if a.kl != "none" else None
+        if reference:
+            self._demand_finite("the reference policy", rollouts, reference)
+        values = self._scored(plain, self.critic.predict) if self.critic else None
+        if not all(np.isfinite(array).all() for array in values or ()):
+            told = "a value of the critic is not finite; lower critic.learning_rate"
+            raise NonFiniteError(f"step {self.version + 1}: {told}")
+        found = credit(groups, a, values=values, ref_logprobs=reference)
+        return [sample for sample in found if sample.loss_mask.any()]
 
-    def _accumulate(self, samples: Sequence[Sample], totals: Totals, positives: int) -> Counter[str]:
-        """Add up the gradients of one update, and its metrics over tokens."""
+    def _demand_finite(self, whose: str, rollouts: Sequence[Rollout], logprobs: Sequence[np.ndarray]) -> None:
+        for rollout, array in zip(rollouts, logprobs, strict=True):
+            bad = np.flatnonzero(~np.isfinite(array))
+            if len(bad):
+                raise NonFiniteError(
+                    f"step {self.version + 1}: the log-probability of {whose} at token {bad[0]} of reply "
+                    f"{rollout.index} to task {rollout.task_id} is not finite; look at the rollouts of this step"
+                )
+
+    def _with_old_logprobs(self, part: Sequence[Sample]) -> list[Sample]:
+        """Score a part as the update will: packed otherwise, bfloat16 rounds otherwise, and ratios were noise."""
+        olds = self._scored(part, self.body.logprobs)
+        return [replace(sample, old_logprobs=old) for sample, old in zip(part, olds, strict=True)]
+
+    def _accumulate(self, samples: Sequence[Sample], totals: Totals, positives: int, parts: int) -> Counter[str]:
+        """Add up the gradients of one update, one of `parts` in an epoch, and its metrics over tokens."""
         sums: Counter[str] = Counter()
         sums.update({"loss": 0.0, "tokens": 0.0})
         lengths = torch.tensor([int(sample.loss_mask.sum()) for sample in samples], dtype=torch.int64)
         for batch in self.microbatches(samples):
-            sums.update(self._micro_step(batch, samples, totals, lengths, positives))
+            sums.update(self._micro_step(batch, samples, totals, lengths, positives, parts))
         return sums
 
     def _micro_step(
-        self, batch: Batch, samples: Sequence[Sample], totals: Totals, lengths: Tensor, positives: int
+        self, batch: Batch, samples: Sequence[Sample], totals: Totals, lengths: Tensor, positives: int, parts: int
     ) -> dict[str, float]:
         a = self.algorithm
         states = self.body.states(batch)
@@ -152,17 +174,16 @@ class Learner:
             correct=torch.tensor([s.correct for s in samples], device=sequences.device)[sequences],
             weights=weights, positive_tokens=positives,
         )  # fmt: skip
-        total = (weights * per_token).sum() * a.minibatches  # a minibatch stands for the step
-        told = {name: float(value) for name, value in metrics.items()}
-        told |= {"loss": float(total.detach()), "tokens": float(len(logprobs))}
+        total = (weights * per_token).sum() * parts  # a part stands for the step
+        metrics["loss"] = total.detach()
         if self.critic and not self.critic.own:
-            value_loss, more = self.critic.loss(states, batch, samples, tokens=totals.loss_tokens / a.minibatches)
+            value_loss, more = self.critic.loss(states, batch, samples, tokens=totals.loss_tokens / parts)
             total = total + self.critic.scale * value_loss
-            told |= more
+            metrics |= more
         total.backward()
-        return told
+        return numbers(metrics) | {"tokens": float(len(logprobs))}
 
-    def _update(self, sums: Mapping[str, float], **updaters: Updater) -> dict[str, float]:
+    def _update(self, sums: Mapping[str, float], updaters: Mapping[str, Updater]) -> dict[str, float]:
         """Take an optimizer step with each updater, all or none, and give the norms of their gradients."""
         if self.updater in updaters.values():
             self.body.before_update()
@@ -180,7 +201,7 @@ class Learner:
                     f"lower {section}.learning_rate or look at the rollouts of this step"
                 )
         for updater in updaters.values():
-            updater.update(share=self._share(self.version), then=self._follow if updater is self.updater else None)
+            updater.update(share=self._share(updater), then=self._follow if updater is self.updater else None)
         return norms
 
     def _follow(self) -> None:
@@ -202,26 +223,27 @@ class Learner:
         """Give the micro-batches of this rank."""
         return self.ranks.share(pack(samples, max_tokens=self.tokens_per_microbatch, ranks=self.ranks.count))
 
-    def _told(self, sums: Counter[str]) -> dict[str, float]:
+    def _told(self, sums: Counter[str], *, updates: int) -> dict[str, float]:
         tokens, valued = sums["tokens"], sums["value_tokens"]
         means = ("loss", "grad_norm", "value_loss", "critic_grad_norm")
-        told = {name: sums[name] / self.algorithm.updates for name in means if name in sums}
+        told = {name: sums[name] / max(updates, 1) for name in means if name in sums}
         told["trained_tokens"] = (tokens or valued) / self.algorithm.epochs
         if valued:
             told["value_clipped"] = sums["value_clipped"] / valued
         if not tokens:
             return told  # without a single trained token the rest is unknown, and unknown is not 0
         told |= {name: sums[name] / tokens for name in PER_TOKEN if name in sums}
-        if squares := sums.get("correction_squares"):
-            told["effective_sample_size"] = sums["correction"] ** 2 / (tokens * squares)
+        if "correction" in sums:
+            found = effective_share(sums["correction"], squares=sums["correction_squares"], count=tokens)
+            told["effective_sample_size"] = found
         return told
 
-    def _share(self, version: int) -> float:
-        warmup = self.algorithm.warmup_steps
-        return min(1.0, (version + 1) / warmup) if warmup else 1.0
-
-    def _rate(self, version: int) -> float:
-        return self.algorithm.learning_rate * self._share(version)
+    def _share(self, updater: Updater) -> float:
+        """Give the share of its learning rate in this step. The policy's warm-up follows the critic's."""
+        begun = self.version + 1
+        if self.critic and updater is self.updater:
+            begun -= self.critic.settings.warmup_steps
+        return min(1.0, max(0, begun) / max(1, self.algorithm.warmup_steps))
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """See `Policy.tensors`."""

@@ -76,16 +76,13 @@ class Updater:
 
     @torch.no_grad()
     def restore(self, masters: Mapping[str, Tensor], optimizer: Mapping[str, Any]) -> None:
-        """Take up masters and optimizer as a checkpoint holds them."""
+        """Take up masters and the optimizer's moments of a checkpoint; rates and the like are the recipe's."""
         for name, master in self.masters.items():
             master.copy_(share_of(masters[name], master))
-        rates = [group["base_rate"] for group in self.optimizer.param_groups]
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         known = optimizer["state"].items()
         state = {place: {n: share_of(t, parameters[place]) for n, t in moments.items()} for place, moments in known}
-        self.optimizer.load_state_dict(dict(optimizer) | {"state": state})
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["base_rate"] = rate  # the recipe's, which may have changed
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
         self.publish()
 
 

@@ -39,7 +39,8 @@ class Buffer:
 
     The denominators are those of every rollout with a value in a group that is fresh enough. A flat group counts in
     them, as its tokens are part of the mean; where others are sampled in its place (`flat_groups_count=False`), it
-    does not, as if it had never been drawn.
+    does not, as if it had never been drawn. Ungraded and masked rollouts never count, and of a group that is left out
+    because too few others remain, or because it is stale, nothing does.
     """
 
     def __init__(

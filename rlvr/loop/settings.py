@@ -50,7 +50,7 @@ def adapter_of(recipe: Recipe) -> AdapterSettings | None:
         return None
     return AdapterSettings(
         kind=a.kind, rank=a.rank, alpha=a.alpha, targets=a.targets, lora_plus_ratio=a.lora_plus_ratio,
-        target_rank=a.target_rank, total_steps=recipe.steps * recipe.algorithm.updates, seed=recipe.seed,
+        target_rank=a.target_rank, total_steps=recipe.policy_updates, seed=recipe.seed,
     )  # fmt: skip
 
 
@@ -82,6 +82,7 @@ def learner_settings_of(recipe: Recipe, *, cores: int) -> dict[str, Any]:
     h, adapter = recipe.hardware, adapter_of(recipe)
     settings: dict[str, Any] = {
         "tokens_per_microbatch": h.tokens_per_microbatch,
+        "max_length": recipe.rollout.max_model_len,
         "threads": h.threads or max(1, cores // h.ranks),
         "device": "cuda" if h.kind == "gpu" else "cpu",
         "precision": h.precision,

@@ -62,6 +62,7 @@ METRICS: Mapping[str, str] = {
     "loss": "the minimised quantity, reduced as the recipe says",
     "trained": "replies that carried gradient",
     "trained_tokens": "tokens of those replies",
+    "positive_tokens": "tokens of CORRECT replies that algorithm.positive_nll makes likelier; 0: it did nothing",
     "learner_seconds": "seconds that the learner itself was busy with the step",
     "grad_norm": "gradient norm before clipping",
     "learner_peak_gb": "most memory that the learner's process has held since it started, GB of 10^9 bytes; of rank 0",

@@ -89,6 +89,24 @@ def test_half_precision_products_give_single_precision_results() -> None:
         assert float((ours - theirs).norm() / theirs.norm()) < 0.02
 
 
+def test_a_finer_head_gets_the_gradient_unrounded() -> None:
+    hidden, _, targets = drawn(torch.bfloat16)
+    head = torch.randn(V, H, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    found, entropy = token_logprobs(hidden, head, targets, chunk=4)
+    (found.sum() + entropy.sum()).backward()
+    assert head.grad is not None
+    assert head.grad.dtype == torch.float32
+    assert not torch.equal(head.grad, head.grad.bfloat16().float())
+
+
+def test_entropy_alone_has_its_gradient() -> None:
+    hidden, head, targets = drawn()
+    expected = torch.autograd.grad(naive(hidden, head, targets, temperature=1.0)[1].sum(), (hidden, head))
+    found = torch.autograd.grad(token_logprobs(hidden, head, targets)[1].sum(), (hidden, head))
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
 def test_logits_of_a_thousand_do_not_overflow() -> None:
     hidden, head, targets = drawn(torch.float32)
     found, entropy = token_logprobs(1000 * hidden, head, targets)

@@ -354,3 +354,19 @@ def test_a_token_weighs_the_same_in_any_micro_batch(lengths: list[int], per: str
 def test_a_reduction_without_its_denominator_is_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         token_weights(torch.tensor([0, 0]), num_loss_tokens=2, num_sequences=1, **options)
+
+
+@pytest.mark.parametrize(("advantage", "dual"), [(1.0, None), (0.0, None), (1.0, 3.0), (-1.0, 3.0)])
+def test_a_clipped_ratio_that_overflows_has_gradient_0(advantage: float, dual: float | None) -> None:
+    logprobs = torch.tensor([-1.0, -1.0], requires_grad=True)
+    old, advantages = torch.tensor([-500.0, -1.0]), torch.tensor([advantage, 1.0])
+    loss, clipped = clipped_surrogate(logprobs, old, advantages, low=0.2, high=0.3, dual=dual)
+    (slope,) = torch.autograd.grad(loss.sum(), logprobs)
+    assert slope.tolist() == [0.0, -1.0]
+    assert float(loss[0].detach()) == pytest.approx(-1.3 * advantage if advantage >= 0 else 3.0)
+    assert clipped.tolist() == [advantage != 0.0, False]
+
+
+def test_a_bad_token_whose_ratio_overflows_unclipped_is_not_hidden() -> None:
+    loss, _ = clipped_surrogate(torch.tensor([-1.0]), torch.tensor([-500.0]), torch.tensor([-1.0]), low=0.2, high=0.3)
+    assert loss.tolist() == [float("inf")]

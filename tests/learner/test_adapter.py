@@ -171,13 +171,13 @@ def test_what_is_trained_is_counted(kind: str, count: int, untied_model: Path) -
     settings = settings_of(kind)
     (group,) = parameter_groups(attach(load_model(untied_model), settings), settings, learning_rate=1e-4)
     assert sum(p.numel() for p in group["params"]) == count
-    assert (group["lr"], group["rate_factor"]) == (1e-4, 1.0)
+    assert group["lr"] == 1e-4
 
 
 def test_lora_plus_trains_b_faster(tied_model: Path) -> None:
     settings = settings_of("lora+", lora_plus_ratio=8.0, targets=("q_proj", "mlp.down_proj"))
     slow, fast = parameter_groups(attach(load_model(tied_model), settings), settings, learning_rate=1e-3)
-    assert [(g["lr"], g["rate_factor"], len(g["params"])) for g in (slow, fast)] == [(1e-3, 1.0, 4), (8e-3, 8.0, 4)]
+    assert [(g["lr"], len(g["params"])) for g in (slow, fast)] == [(1e-3, 4), (8e-3, 4)]
     assert sorted({tuple(p.shape) for p in fast["params"]}) == [(64, 4)]  # B: rows by rank
     assert not any(p.any() for p in fast["params"])
 
@@ -249,7 +249,7 @@ def test_adalora_cuts_its_ranks_to_the_schedule(tied_model: Path, tmp_path: Path
     optimizer = torch.optim.AdamW(parameter_groups(model, settings, learning_rate=5e-3))
     for step in range(1, 21):
         plain_loss(model).backward()
-        assert 0 < before_optimizer_step(model) < 5
+        before_optimizer_step(model)
         optimizer.step()
         after_optimizer_step(model, step)
         optimizer.zero_grad()
@@ -264,17 +264,18 @@ def test_adalora_cuts_its_ranks_to_the_schedule(tied_model: Path, tmp_path: Path
 
 def test_the_regulariser_is_peft_s(tied_model: Path) -> None:
     model = attach(load_model(tied_model), settings_of("adalora"))
-    penalty = before_optimizer_step(model)
+    before_optimizer_step(model)
     got = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     theirs = model(input_ids=TOKENS, labels=TOKENS).loss - plain_loss(model)
     theirs.backward()
-    assert penalty == pytest.approx(float(theirs.detach()), abs=1e-5)
     assert len(got) == 28
     for name, parameter in model.named_parameters():
         if name in got:
             torch.testing.assert_close(got[name], parameter.grad, atol=1e-6, rtol=1e-4)
-    assert before_optimizer_step(attach(load_model(tied_model), settings_of("lora"))) == 0.0
+    plain = attach(load_model(tied_model), settings_of("lora"))
+    before_optimizer_step(plain)
+    assert all(p.grad is None for p in plain.parameters()), "of another kind there is none"
 
 
 def test_the_reference_can_be_asked_between_forward_and_backward(tied_model: Path) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import random_groups
 from torch.nn import functional
 
 from rlvr.core.packing import pack
 from rlvr.errors import ModelError
+from rlvr.learner.algorithm import Algorithm
 from rlvr.learner.attention import Forest, RaggedForest, attend
 from rlvr.learner.body import Body, plain_sample
 from rlvr.learner.model import load_model
+from rlvr.learner.step import Learner
 
 STREAMS = ([1, 2, 3, 4, 5, 6], [1, 2, 3, 5], [1, 2, 3, 4, 5, 7, 8], [2, 2], [1, 2, 3, 4, 5, 6])
 QUERY_HEADS, KEY_HEADS, SIZE = 4, 2, 8
@@ -43,7 +47,7 @@ def test_values_and_gradients_equal_those_of_each_sequence_alone(chunk: int | No
     (batch,) = pack(samples, max_tokens=100)
     device = torch.device("cpu")
     forest = (
-        Forest.of(batch, device=device, dtype=torch.float64, chunk=chunk)
+        Forest.of(batch, device=device, dtype=torch.float64, shared=QUERY_HEADS // KEY_HEADS, chunk=chunk)
         if chunk
         else RaggedForest.of(batch, device=device, flash=flash)
     )
@@ -114,3 +118,42 @@ def test_other_ways_to_compute_give_the_same_gradients(way: str, tied_model: Pat
     assert slopes[0].keys() == slopes[1].keys()
     for name, slope in slopes[0].items():
         assert float((slopes[1][name] - slope).norm()) <= 1e-5 * float(slope.norm()), name
+
+
+@pytest.mark.integration
+def test_layers_are_compiled_and_computed_again_at_once(tied_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._dynamo import reset
+    from torch._dynamo.utils import counters
+
+    # what is asked of the compiler, without the time that it takes to write code
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    groups, kept, slopes = random_groups(groups=1), [], []
+    for both in (False, True):
+        reset()
+        counters.clear()
+        learner = Learner(
+            tied_model, Algorithm(), tokens_per_microbatch=256, threads=1, precision="float32", compile=both,
+            gradient_checkpointing=both,
+        )  # fmt: skip
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, sizes=sizes: sizes.append(t.numel()) or t, lambda t: t):
+            samples = [plain_sample(r.prompt_ids, r.token_ids) for r in groups[0].rollouts]
+            loss = sum(learner.body.logprobs(batch)[0].sum() for batch in learner.microbatches(samples))
+        loss.backward()  # type: ignore[union-attr]
+        kept.append(sum(sizes))
+        slopes.append({name: p.grad for name, p in learner.model.named_parameters()})
+        assert (counters["stats"]["unique_graphs"] > 0) == both
+        assert (counters["frames"]["ok"] > 0) == both
+    assert kept[1] < 0.5 * kept[0], "activations within layers are not kept"
+    for name, slope in slopes[0].items():
+        assert float((slopes[1][name] - slope).norm()) <= 1e-5 * float(slope.norm()), name
+
+
+def test_a_window_shorter_than_the_longest_sequence_is_refused_at_start(tmp_path: Path) -> None:
+    folder = tiny("Mistral", tmp_path, sliding_window=16)
+    body = Body(load_model(folder))
+    body.check_window(folder, max_length=16)
+    with pytest.raises(ModelError, match=r"attends within 16 tokens only, and rollout.max_model_len = 17 lets a"):
+        Learner(folder, Algorithm(), tokens_per_microbatch=64, threads=1, max_length=17)
+    body.model.config.layer_types = ["full_attention"] * 2
+    body.check_window(folder, max_length=17)

@@ -223,8 +223,12 @@ def test_warm_up_raises_the_rate_step_by_step(tied_model: Path) -> None:
     assert rates == pytest.approx([1e-4, 2e-4, 3e-4, 4e-4, 4e-4, 4e-4])
 
 
-@pytest.mark.parametrize("poison", [math.nan, -math.inf])
-def test_a_loss_that_is_not_finite_stops_the_step_and_spares_the_weights(tied_model: Path, poison: float) -> None:
+GIVEN = r"step 1: the log-probability of the engine at token 0 of reply \d to task task is not finite; look at the"
+OVERFLOW = r"step 1: loss .* not finite; lower algorithm.learning_rate"
+
+
+@pytest.mark.parametrize(("poison", "said"), [(math.nan, GIVEN), (-math.inf, GIVEN), (-1e4, OVERFLOW)])
+def test_what_is_not_finite_stops_the_step_and_spares_the_weights(tied_model: Path, poison: float, said: str) -> None:
     groups = random_groups()
     healthy, learner = make_learner(tied_model), make_learner(tied_model)
     before = weights_of(learner)
@@ -233,7 +237,7 @@ def test_a_loss_that_is_not_finite_stops_the_step_and_spares_the_weights(tied_mo
     rollouts = [replace(r, logprobs=np.full_like(r.logprobs, poison)) if i == worst else r
                 for i, r in enumerate(groups[1].rollouts)]  # fmt: skip
     sick = [groups[0], make_group(rollouts, groups[1].values.tolist()), groups[2]]
-    with pytest.raises(LearnerError, match=r"step 1: loss .* not finite; lower algorithm.learning_rate"):
+    with pytest.raises(LearnerError, match=said):
         learner.step(sick, totals_of(sick))
     assert same_weights(before, weights_of(learner))
     assert learner.version == 0

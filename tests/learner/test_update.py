@@ -83,3 +83,17 @@ def test_groups_keep_rates_of_their_own_and_take_them_from_the_recipe_after_a_re
     other.restore({n: p.detach() for n, p in updater.masters.items()}, updater.optimizer.state_dict())
     other.update(share=1.0)
     assert [group["lr"] for group in other.optimizer.param_groups] == [1e-3, 4e-3]
+
+
+def test_a_restored_updater_keeps_the_recipes_hyper_parameters() -> None:
+    _, updater = made(torch.float32)
+    updater.masters["weight"].sum().backward()
+    updater.update(share=1.0)
+    layer = nn.Linear(6, 5)
+    own = {"rate": 1e-3, "betas": (0.5, 0.6), "eps": 1e-4, "weight_decay": 0.7}
+    other = Updater(dict(layer.named_parameters()), dtype=torch.float32, **own)
+    other.restore({n: p.detach() for n, p in updater.masters.items()}, updater.optimizer.state_dict())
+    (group,) = other.optimizer.param_groups
+    assert {"rate": group["base_rate"], **{n: group[n] for n in ("betas", "eps", "weight_decay")}} == own
+    moments = other.optimizer.state[other.masters["weight"]]
+    assert torch.equal(moments["exp_avg"], updater.optimizer.state[updater.masters["weight"]]["exp_avg"])

@@ -53,7 +53,7 @@ def test_the_learner_is_told_of_the_machine() -> None:
     made = recipe(hardware={"threads": 3, "precision": "float32", "gradient_checkpointing": True})
     told = learner_settings_of(made, cores=8)
     assert told == {
-        "tokens_per_microbatch": 4096, "threads": 3, "device": "cpu", "precision": "float32",
+        "tokens_per_microbatch": 4096, "max_length": 512, "threads": 3, "device": "cpu", "precision": "float32",
         "gradient_checkpointing": True, "compile": False,
     }  # fmt: skip
     assert set(told) <= set(signature(Learner).parameters)
@@ -71,6 +71,12 @@ def test_the_adapter_is_told_how_long_the_run_is() -> None:
         kind="adalora", rank=8, alpha=8.0, targets=("q_proj",), target_rank=2, total_steps=360, seed=4
     )
     assert learner_settings_of(made, cores=1)["adapter"] == adapter_of(made)
+    critic = recipe(
+        algorithm={"preset": "ppo", "minibatches": 3}, critic={"warmup_steps": 10}, adapter={"kind": "adalora"}
+    )
+    adapter = adapter_of(critic)
+    assert adapter is not None
+    assert adapter.total_steps == (critic.steps - 10) * 3, "while the critic warms up there is no update of the adapter"
     assert adapter_of(recipe(adapter={"kind": "lora"})) == AdapterSettings(kind="lora", total_steps=60)
 
 
