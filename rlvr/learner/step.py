@@ -181,7 +181,8 @@ class Learner:
             total = total + self.critic.scale * value_loss
             metrics |= more
         total.backward()
-        return numbers(metrics) | {"tokens": float(len(logprobs))}
+        counts = {"tokens": len(logprobs), "computed_tokens": len(batch.token_ids), "scored_tokens": len(batch.scored)}
+        return numbers(metrics) | counts
 
     def _update(self, sums: Mapping[str, float], updaters: Mapping[str, Updater]) -> dict[str, float]:
         """Take an optimizer step with each updater, all or none, and give the norms of their gradients."""
@@ -232,6 +233,7 @@ class Learner:
             told["value_clipped"] = sums["value_clipped"] / valued
         if not tokens:
             return told  # without a single trained token the rest is unknown, and unknown is not 0
+        told |= {name: sums[name] / self.algorithm.epochs for name in ("computed_tokens", "scored_tokens")}
         told |= {name: sums[name] / tokens for name in PER_TOKEN if name in sums}
         if "correction" in sums:
             found = effective_share(sums["correction"], squares=sums["correction_squares"], count=tokens)

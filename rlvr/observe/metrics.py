@@ -62,6 +62,8 @@ METRICS: Mapping[str, str] = {
     "loss": "the minimised quantity, reduced as the recipe says",
     "trained": "replies that carried gradient",
     "trained_tokens": "tokens of those replies",
+    "computed_tokens": "tokens that the layers computed for them, prompts included: what they share is computed once",
+    "scored_tokens": "tokens among those whose log-probability was wanted",
     "positive_tokens": "tokens of CORRECT replies that algorithm.positive_nll makes likelier; 0: it did nothing",
     "learner_seconds": "seconds that the learner itself was busy with the step",
     "grad_norm": "gradient norm before clipping",
