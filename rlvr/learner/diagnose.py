@@ -57,6 +57,7 @@ class WatchedLearner(Learner):
 
     _known: dict[int, tuple[str, int, float]]  # group, index and value by the identity of the token ids
     _reports: tuple[SampleReport, ...] = ()
+    _refusal = ""  # of what the step was given
     progress: Callable[[int, int], None] = staticmethod(lambda done, of: None)  # replies of an update, and of how many
 
     def __init__(self, *given: Any, **settings: Any) -> None:
@@ -72,12 +73,18 @@ class WatchedLearner(Learner):
             for group in groups
             for rollout, value in zip(group.rollouts, group.values, strict=True)
         }
-        self._reports = ()
+        self._reports, self._refusal = (), ""
         try:
-            metrics, error = self.step(groups, totals), ""
+            metrics, error = self.step(groups, totals), self._refusal
         except NonFiniteError as failure:
-            metrics, error = {}, str(failure)
-        return Diagnosis(error=error, metrics=metrics, samples=self._reports)
+            metrics, error = {}, self._refusal or str(failure)
+        return Diagnosis(error=error, metrics={} if error else metrics, samples=self._reports)
+
+    def _demand_finite(self, *given: Any) -> None:
+        try:
+            super()._demand_finite(*given)
+        except NonFiniteError as failure:  # go on, so that the replies are looked at all the same
+            self._refusal = self._refusal or str(failure)
 
     def _accumulate(self, samples: Sequence[Sample], *rest: Any, **named: Any) -> Any:
         reports = []

@@ -219,6 +219,9 @@ def test_micro_batches_packing_and_order_change_nothing(tied_model: Path, backbo
         believe(learner)
         found.append(gradients_of(learner, some))
     (whole, *slopes), (metrics, *ours) = found
+    for counts in (whole, metrics):  # what micro-batches cannot share is computed in each
+        counts.pop("computed_tokens")
+        counts.pop("scored_tokens")
     assert metrics == pytest.approx(whole, rel=1e-4)
     for mine, other in zip(ours, slopes, strict=True):
         assert_close(mine, other)

@@ -63,13 +63,16 @@ def test_the_gradient_of_a_reply_is_its_part_of_the_whole(tied_model: Path) -> N
     assert max(norms) - min(norms) <= found.metrics["grad_norm"] <= sum(norms) + 1e-6
 
 
-def test_a_log_probability_that_is_not_a_number_is_found_before_anything_is_computed(tied_model: Path) -> None:
+def test_a_log_probability_that_is_not_a_number_is_found(tied_model: Path) -> None:
     groups = random_groups()
     index = int(np.argmin(groups[1].values))
     sick = poisoned(groups, math.nan, index=index, token=0)
     found = watched(tied_model).diagnose(sick, totals_of(sick))
     assert f"of the engine at token 0 of reply {index} to task task is not finite" in found.error
-    assert found.samples == ()
+    (bad,) = (s for s in found.samples if s.broken)
+    assert (bad.group_id, bad.index) == ("group 1", index)
+    assert bad.broken == "the engine's log-probability at token 0"
+    assert (len(found.samples), found.metrics) == (12, {})
 
 
 def test_a_ratio_that_overflows_is_found(tied_model: Path) -> None:

@@ -77,6 +77,7 @@ def test_masked_rollouts_are_judged_but_worth_nothing():
 
 LEARNERS = {
     "ppo": {"baseline": "critic", "critic": CriticSettings(), "epochs": 2, "kl": "loss", "kl_coefficient": 0.1},
+    "vapo": {"positive_nll": 0.1},
     "corrected": {"old_logprobs": "learner", "correction": "token", "entropy_bonus": 0.01},
 }
 BY_THE_ACTOR = {"learner_seconds", "learner_peak_gb"}
