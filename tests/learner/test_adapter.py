@@ -36,6 +36,9 @@ from rlvr.learner.adapter_tensors import (
 )
 from rlvr.learner.model import load_model
 
+# peft and a hundred small trainings: more than the minute of the unit tests has room for
+pytestmark = pytest.mark.integration
+
 KINDS = ("lora", "rslora", "dora", "vera", "pissa", "loftq", "lora+", "adalora")
 TOKENS = torch.randint(0, 256, (2, 16), generator=torch.Generator().manual_seed(0))
 SIDES = 2 * (128 + 128 + 96 + 96 + 160 * 3)  # rows and columns of all linear layers of a tiny model, added up

@@ -104,7 +104,7 @@ def test_a_model_that_needs_more_is_refused(kind: str, settings: dict, said: str
         Body(load_model(folder)).check(folder)
 
 
-@pytest.mark.parametrize("way", ["recompute_layers", pytest.param("compile_layers", marks=pytest.mark.integration)])
+@pytest.mark.parametrize("way", ["recompute_layers", pytest.param("compile_layers", marks=pytest.mark.slow)])
 def test_other_ways_to_compute_give_the_same_gradients(way: str, tied_model: Path) -> None:
     samples = [plain_sample(np.array(ids[:1]), np.array(ids[1:])) for ids in STREAMS]
     (batch,) = pack(samples, max_tokens=100)

@@ -18,6 +18,9 @@ from rlvr.learner.body import plain_sample
 from rlvr.learner.model import load_model
 from rlvr.learner.step import Learner
 
+# peft and a hundred small trainings: more than the minute of the unit tests has room for
+pytestmark = pytest.mark.integration
+
 KINDS = ["lora", "rslora", "dora", "vera", "pissa", "loftq", "lora+", "adalora"]
 STREAMS = [np.array([10, 11, 12, 20, 21, 22]), np.array([10, 11, 12, 30, 31])]
 
