@@ -47,17 +47,6 @@ def code(request: pytest.FixtureRequest) -> Iterator[Code]:
     made.close()
 
 
-@pytest.fixture(scope="module")
-def best() -> Iterator[Code]:
-    made = Code(isolation="auto")
-    try:
-        made.warm_up()
-    except PluginError as error:
-        pytest.skip(str(error))
-    yield made
-    made.close()
-
-
 def answer(code: Code, reply: str, truth: Any) -> Grade | Ungraded:
     posed = task("q", truth)
     return code.grade(posed, rollout(reply, of=posed))

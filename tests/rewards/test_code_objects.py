@@ -1,27 +1,13 @@
 # ruff: noqa: E501 - programs are written as they would be sent
 """Assertion tests whose names, objects and arguments come from the program: what it may say, and what it may not."""
 
-from collections.abc import Iterator
-
 import pytest
 
-from rlvr.errors import PluginError
 from rlvr.testing import rollout, task
 from rlvr.types import Grade, Verdict
 from rlvr_rewards.code import Code
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def best() -> Iterator[Code]:
-    made = Code()
-    try:
-        made.warm_up()
-    except PluginError as error:
-        pytest.skip(str(error))
-    yield made
-    made.close()
 
 
 def graded(code: Code, reply: str, truth: object) -> Grade:
