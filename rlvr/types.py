@@ -256,7 +256,9 @@ class Receipt:
     total_tensors: int
     canary_error: float  # mean |engine - learner| over the canary tokens, nats
     seconds: float
-    stall_seconds: float  # from pausing the engine to resuming it
+    stall_seconds: float  # from the end of the engine's last step under the old weights to its being resumed
+    bytes: int = 0  # of the tensors
+    fetch_seconds: float = 0.0  # until the bytes lay on the worker's host
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -185,7 +185,7 @@ def test_a_wrong_import_is_caught(file: str, source: str) -> None:
         ("rlvr/learner/actor.py", "import ray\nfrom rlvr.core import losses\nfrom rlvr.learner.step import step"),
         ("rlvr/rollout/vllm_engine.py", "import vllm\nfrom rlvr.types import Task"),
         ("rlvr/rollout/runner.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import ray"),
-        ("rlvr/testing.py", "import rlvr_rewards.math\nimport rlvr.loop.driver"),
+        ("rlvr/testing/contracts.py", "import rlvr_rewards.math\nimport rlvr.loop.driver"),
         ("rlvr_rewards/math.py", "from rlvr.types import Grade\nfrom rlvr.errors import boundary\nimport math_verify"),
         ("rlvr_rewards/combine.py", "from rlvr_rewards.math import Math"),
     ],

@@ -75,7 +75,7 @@ def test_demonstrations_are_checked_where_there_are_any(given: Any, finding: str
 
 
 def test_demonstrations_must_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlvr.testing.MOST_DEMONSTRATIONS", 100)
+    monkeypatch.setattr("rlvr.testing.contracts.MOST_DEMONSTRATIONS", 100)
     said = "demonstrations() gives more than 100, or never ends"
     assert check_environment(Demonstrates(SHOWN * 100)) == []
     assert check_environment(Demonstrates(SHOWN * 101)) == [said]

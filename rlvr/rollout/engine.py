@@ -55,27 +55,44 @@ class Engine(Protocol):
         ...
 
     async def generate(self, prompt_ids: Sequence[int], *, sampling: Sampling) -> Completion:
-        """Sample one reply. Several calls run at once."""
+        """Sample one reply and wait until all weights that it came from are proven. Several calls run at once.
+
+        Errors: EngineError where they turn out not to be.
+        """
         ...
 
     async def score(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Give log p of every token but the first, at temperature 1, through the serving path. Shape [T-1], nats."""
         ...
 
-    async def verify(self, manifest: Manifest) -> None:
-        """Check the bytes of a manifest without touching anything live. Errors: ValueError says what is wrong."""
+    async def prepare(self, manifest: Manifest, *, skip: Sequence[str] = ()) -> None:
+        """Check the bytes and make them ready beside the live weights, which go on generating. Errors: ValueError.
+
+        `skip` leaves tensors out (a fault). A later call replaces what an earlier one prepared.
+        """
         ...
 
-    async def load(self, manifest: Manifest, *, skip: Sequence[str] = ()) -> float:
-        """Replace the live weights and give the seconds without generation. `skip` leaves tensors out (a fault)."""
+    async def swap(self, manifest: Manifest, *, recompute: bool = False) -> float:
+        """Let the prepared weights go live between two steps of the engine and give the seconds that it stood still.
+
+        Running requests are kept; `recompute` computes their keys and values again. Nothing that is sampled from now
+        on leaves `generate` before `stamp`. Errors: ValueError where another manifest, or none, was prepared.
+        """
         ...
 
-    async def read_back(self, manifest: Manifest, *, seed: int) -> int:
-        """Compare live weights with the manifest's bytes; give the tensors found equal. Errors: ValueError."""
+    async def read_back(self, manifest: Manifest, *, seed: int, whole: bool = False) -> int:
+        """Compare live weights with the manifest's bytes; give the tensors found equal. Errors: ValueError.
+
+        What `prepare` has read back already need only be live; `whole` reads it from the live model all the same.
+        """
         ...
 
     async def stamp(self, version: int) -> None:
-        """Mark all tokens from now on with a proven version."""
+        """Say that the live weights are proven to be `version`."""
+        ...
+
+    async def reject(self, reason: str) -> None:
+        """Say that the live weights could not be proven: every reply that holds a token of them fails."""
         ...
 
     async def stop(self) -> None:

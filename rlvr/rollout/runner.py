@@ -46,6 +46,8 @@ class RolloutSettings:
     temperature: float
     max_model_len: int
     truncated: Literal["score", "wrong", "mask"] = "score"
+    in_flight: bool = True  # weights go live under running groups; else those end first
+    recompute_kv: bool = False  # then running groups compute their keys and values again
 
 
 def seed_of(*parts: int | str) -> int:
@@ -55,7 +57,11 @@ def seed_of(*parts: int | str) -> int:
 
 
 class Runner:
-    """Drives one engine. It is fenced until its weights are proven, and again during every push."""
+    """Drives one engine. It is fenced until its weights are proven, and again once a push fails.
+
+    During a push groups go on, unless they are to end first: what they sample from weights that are not proven yet
+    is held back by the engine.
+    """
 
     def __init__(
         self, name: str, *, engine: Engine, renderer: Renderer, environment: Any, graders: GradingPool,
@@ -68,6 +74,7 @@ class Runner:
             raise ValueError('truncated = "wrong" needs a payoff: a score has no least value')
         self._cut = payoff.of(Verdict.WRONG) if payoff and settings.truncated == "wrong" else math.nan
         self._open = asyncio.Event()
+        self._served: Receipt | None = None
         self._push = asyncio.Lock()  # a push that hung must not go on behind the back of a later one
         self._running = 0
         self._idle = asyncio.Event()
@@ -107,36 +114,50 @@ class Runner:
         return self._cut
 
     async def receive(self, manifest: Manifest, canary: Canary, *, fault: str = "", serve: bool = True) -> Receipt:
-        """Take up a version by the weight law; serve again only once it is proven.
+        """Take up a version by the weight law; what it served before, it serves until the new weights go live.
 
-        Order: fence, check bytes, load, read back, canary, stamp, open. After a failure the worker stays fenced, and
-        without `serve` it does too: the self-test's perturbed weights are proven, but no token may come from them.
+        Order: check bytes and make them ready, swap them in, read back, canary, stamp. After a failure the worker is
+        fenced, and without `serve` it is too: the self-test's perturbed weights are proven, but no token may come from
+        them. The version that it serves already is answered with the same receipt, and an older one is refused.
         Errors: WeightProofError says what does not hold.
         """
         start = time.perf_counter()
         async with self._push:
-            self._open.clear()
-            await self._idle.wait()
+            if serve and self._served and manifest.version <= self._served.version:
+                return self._again(manifest, self._served)
             try:
-                proven, stall, error = await self._prove(manifest, canary, fault)
+                await self.engine.prepare(manifest, skip=_skipped(fault, manifest))
+                if not (serve and self.settings.in_flight):
+                    self._open.clear()
+                    await self._idle.wait()
+                proven, stall, error = await self._prove(manifest, canary, fault, whole=not serve)
             except (ValueError, BoundaryError) as reason:
+                self._open.clear()
+                await self.engine.reject(str(reason))
                 raise WeightProofError(self.name, manifest.version, str(reason)) from reason
+            receipt = Receipt(
+                worker=self.name, version=manifest.version, digest=fingerprint(manifest), proven_tensors=proven,
+                total_tensors=len(manifest.tensors), canary_error=error, seconds=time.perf_counter() - start,
+                stall_seconds=stall, bytes=manifest.bytes,
+            )  # fmt: skip
             if serve:
                 await self.engine.stamp(manifest.version)
+                self._served = receipt
                 self._open.set()
-        return Receipt(
-            worker=self.name, version=manifest.version, digest=fingerprint(manifest), proven_tensors=proven,
-            total_tensors=len(manifest.tensors), canary_error=error, seconds=time.perf_counter() - start,
-            stall_seconds=stall,
-        )  # fmt: skip
+        return receipt
 
-    async def _prove(self, manifest: Manifest, canary: Canary, fault: str) -> tuple[int, float, float]:
+    def _again(self, manifest: Manifest, served: Receipt) -> Receipt:
+        if manifest.version == served.version and fingerprint(manifest) == served.digest:
+            return served
+        said = f"comes after version {served.version}, which the worker serves: versions only grow"
+        raise WeightProofError(self.name, manifest.version, said)
+
+    async def _prove(self, manifest: Manifest, canary: Canary, fault: str, *, whole: bool) -> tuple[int, float, float]:
         """Give tensors found equal, seconds without generation, and the canary's error. Errors: ValueError."""
         stall = 0.0
-        await self.engine.verify(manifest)
         if fault != "weights.drop":
-            stall = await self.engine.load(manifest, skip=_skipped(fault, manifest))
-        proven = await self.engine.read_back(manifest, seed=max(0, manifest.version))
+            stall = await self.engine.swap(manifest, recompute=self.settings.recompute_kv)
+        proven = await self.engine.read_back(manifest, seed=max(0, manifest.version), whole=whole)
         error = await self._canary_error(canary)
         if not error <= canary.bound:
             raise ValueError(f"the canary is {error:.4f} nats from the learner, bound {canary.bound:.4f}")

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from rlvr.errors import BoundaryError, EngineError, ResourceError, boundary
 from rlvr.rollout.engine import Completion, EngineSettings, Sampling
-from rlvr.types import Manifest, Span, Stop
+from rlvr.rollout.proofs import Proofs
+from rlvr.types import Manifest, Span, Stop, fingerprint
 
 __all__ = ["VllmEngine"]
 
@@ -25,6 +26,7 @@ GIB = 2**30
 # The CPU attention kernel wants multiples of 32; the default of 128 is longer than most prompts, so that nothing of
 # a prompt would ever be shared.
 CPU_BLOCK = 32
+PREPARING_POLL_S = 0.02  # between looks at weights that an engine process makes ready
 
 
 class VllmEngine:
@@ -32,10 +34,9 @@ class VllmEngine:
 
     def __init__(self, settings: EngineSettings) -> None:
         self.settings = settings
-        self.version = 0
         self._engine: Any = None
         self._numbers = itertools.count()
-        self._loads = 0
+        self._proofs = Proofs()
         # Between `load` and the learner's calls, on GPU: paused and ready to receive; everything received.
         self._ready, self._received = asyncio.Event(), asyncio.Event()
 
@@ -46,20 +47,17 @@ class VllmEngine:
         from vllm.config.weight_transfer import WeightTransferConfig
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        args = AsyncEngineArgs(
-            **self._arguments(), weight_transfer_config=WeightTransferConfig(backend=self._backend())
-        )
+        channel = None if self._shared else WeightTransferConfig(backend=self.settings.transport)
+        args = AsyncEngineArgs(**self._arguments(), weight_transfer_config=channel)
         try:
             with boundary("vLLM start-up"):
                 self._engine = AsyncLLM.from_engine_args(args)
-                if self._backend() == "rlvr_shm":
-                    await self._transfer("init", {})
         except BoundaryError as error:
             hint = "its own log, in the logs of the Ray session under the temporary folder, says more"
             raise EngineError(f"vLLM did not start: {error.reason}; {hint}") from error
 
     async def generate(self, prompt_ids: Sequence[int], *, sampling: Sampling) -> Completion:
-        """Sample one reply. A prompt's cached blocks are shared until weights are loaded and never across."""
+        """Sample one reply. A prompt's cached blocks are shared until weights go live and never across."""
         from vllm import SamplingParams
 
         params = SamplingParams(
@@ -68,11 +66,13 @@ class VllmEngine:
         )  # fmt: skip
         output = (await self._final(prompt_ids, params)).outputs[0]
         drawn = zip(output.token_ids, output.logprobs, strict=True)
+        versions = await self._proofs.versions(_load(span.version) for span in output.weight_versions)
+        spans = zip(output.weight_versions, versions, strict=True)
         return Completion(
             token_ids=np.array(output.token_ids, dtype=np.int32),
             logprobs=np.array([table[token].logprob for token, table in drawn], dtype=np.float32),
             stop=_stop(output.finish_reason),
-            spans=tuple(Span(start=s.start, stop=s.end, version=_number(s.version)) for s in output.weight_versions),
+            spans=tuple(Span(start=s.start, stop=s.end, version=version) for s, version in spans),
         )
 
     async def score(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
@@ -84,25 +84,32 @@ class VllmEngine:
         tables = zip(token_ids[1:], final.prompt_logprobs[1:], strict=True)
         return np.array([table[token].logprob for token, table in tables], dtype=np.float32)
 
-    async def verify(self, manifest: Manifest) -> None:
-        """Check the bytes in every engine process against the manifest."""
-        await self._rpc("rlvr_verify", manifest)
+    async def prepare(self, manifest: Manifest, *, skip: Sequence[str] = ()) -> None:
+        """Check the bytes in every engine process; on CPU lay them out there for the kernels, beside the live ones."""
+        known = dataclasses.asdict(manifest)
+        if not self._shared:  # on GPU the tensors travel while the engine stands still
+            await self._rpc("rlvr_verify", known)
+            return
+        await self._rpc("rlvr_prepare", known, list(skip))
+        while None in await self._rpc("rlvr_prepared"):
+            await asyncio.sleep(PREPARING_POLL_S)
 
-    async def load(self, manifest: Manifest, *, skip: Sequence[str] = ()) -> float:
-        """Replace the live weights; running requests are kept and wait."""
-        start = time.perf_counter()
+    async def swap(self, manifest: Manifest, *, recompute: bool = False) -> float:
+        """Let the prepared weights go live; running requests are kept and wait meanwhile."""
         with boundary("weight update"):
-            await self._engine.pause_generation(mode="keep", clear_cache=False)
-            if self._backend() == "rlvr_shm":
-                await self._transfer("start", None)
-                await self._transfer("update", {"path": manifest.path, "skip": list(skip)})
-                await self._transfer("finish", None)
-            else:  # the learner drives these steps itself, through `transfer`
-                self._received.clear()
-                self._ready.set()
-                await self._received.wait()
-            self._loads += 1
-            await self._engine.resume_generation()
+            # `pause_generation` would also sleep for 20 ms, for the sake of outputs that we do not wait for here
+            await self._engine.engine_core.pause_scheduler_async(mode="keep", clear_cache=recompute)
+            start = time.perf_counter()
+            try:
+                if self._shared:
+                    await self._rpc("rlvr_swap", fingerprint(manifest))
+                else:  # the learner drives these steps itself, through `transfer`
+                    self._received.clear()
+                    self._ready.set()
+                    await self._received.wait()
+                await self._engine.update_weight_version(f"load-{await self._proofs.begin()}")
+            finally:
+                await self._engine.resume_generation()
         return time.perf_counter() - start
 
     async def transfer(self, step: str, payload: Any) -> None:
@@ -127,14 +134,17 @@ class VllmEngine:
         else:
             await self._engine.finish_weight_update()
 
-    async def read_back(self, manifest: Manifest, *, seed: int) -> int:
+    async def read_back(self, manifest: Manifest, *, seed: int, whole: bool = False) -> int:
         """Compare live weights with the manifest's bytes, in every engine process."""
-        return min(await self._rpc("rlvr_read_back", manifest, seed))
+        return min(await self._rpc("rlvr_read_back", dataclasses.asdict(manifest), seed, whole))
 
     async def stamp(self, version: int) -> None:
-        """Mark all tokens from now on with a proven version."""
-        await self._engine.update_weight_version(str(version))
-        self.version = version
+        """See `Proofs.stamp`."""
+        await self._proofs.stamp(version)
+
+    async def reject(self, reason: str) -> None:
+        """See `Proofs.reject`."""
+        await self._proofs.reject(reason)
 
     async def stop(self) -> None:
         """Shut vLLM down; it must not be left to the interpreter's exit."""
@@ -144,7 +154,7 @@ class VllmEngine:
 
     async def _final(self, prompt_ids: Sequence[int], params: Any) -> Any:
         # not the version: the self-test scores its canary with perturbed weights just before serving the same version
-        prompt = {"prompt_token_ids": [int(i) for i in prompt_ids], "cache_salt": str(self._loads)}
+        prompt = {"prompt_token_ids": [int(i) for i in prompt_ids], "cache_salt": str(self._proofs.load)}
         final = None
         with boundary("vLLM"):
             async for output in self._engine.generate(prompt, params, request_id=str(next(self._numbers))):
@@ -153,8 +163,8 @@ class VllmEngine:
             raise EngineError("vLLM ended a request without any output")
         return final
 
-    async def _rpc(self, method: str, manifest: Manifest, *arguments: Any) -> list[Any]:
-        answers = await self._engine.collective_rpc(method, args=(dataclasses.asdict(manifest), *arguments))
+    async def _rpc(self, method: str, *arguments: Any) -> list[Any]:
+        answers = await self._engine.collective_rpc(method, args=arguments)
         for answer in answers:
             if isinstance(answer, str):  # a worker process says what is wrong; an exception would end the engine
                 raise ValueError(answer)
@@ -176,8 +186,10 @@ class VllmEngine:
             "max_num_batched_tokens": max(4096, s.max_model_len),
         }  # fmt: skip
 
-    def _backend(self) -> str:
-        return "rlvr_shm" if self.settings.transport == "shm" else self.settings.transport
+    @property
+    def _shared(self) -> bool:
+        """Tell whether the bytes lie in a file of this host, as they do on CPU."""
+        return self.settings.kind == "cpu"
 
     def _set_environment(self) -> None:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -222,6 +234,6 @@ def _cache_bytes(model: Path) -> int:
     return 2 * 2 * config.get("num_hidden_layers", 0) * (config.get("num_key_value_heads") or heads) * size
 
 
-def _number(version: str) -> int:
-    # vLLM labels tokens "default" until a version is set; no group is sampled before that
-    return int(version) if version.isdigit() else -1
+def _load(label: str) -> int:
+    """Give the number of the load that a token's label names; vLLM says "default" until it is given one."""
+    return int(label.removeprefix("load-")) if label.startswith("load-") else 0

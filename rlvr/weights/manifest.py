@@ -59,4 +59,5 @@ def check(manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:
 
 def from_mapping(data: Mapping[str, Any]) -> Manifest:
     """Make a manifest of what `dataclasses.asdict` made of one."""
-    return Manifest(**{**data, "tensors": tuple(TensorInfo(**info) for info in data["tensors"])})
+    tensors = (TensorInfo(**{**info, "shape": tuple(info["shape"])}) for info in data["tensors"])  # lists, on the way
+    return Manifest(**{**data, "tensors": tuple(tensors)})

@@ -1,32 +1,32 @@
-"""What runs inside vLLM's own processes: our CPU transport, and the proof that live weights equal the bytes sent.
+"""What runs inside vLLM's own processes: new weights beside the live ones, and the proof that live weights are them.
 
 vLLM loads this module in each of its processes through the entry point `vllm.general_plugins`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
-from vllm.distributed.weight_transfer.base import (
-    ParamMeta,
-    WeightSource,
-    WeightTransferEngine,
-    WeightTransferInitInfo,
-    WeightTransferUpdateInfo,
+from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
+from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
+from vllm.model_executor.layers.vocab_parallel_embedding import (
+    ParallelLMHead,
+    UnquantizedEmbeddingMethod,
+    VocabParallelEmbedding,
 )
-from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
-from vllm.model_executor.layers.linear import LinearBase
-from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.platforms import current_platform
 
+from rlvr.errors import RlvrError, boundary
+from rlvr.types import Manifest, fingerprint
 from rlvr.weights.manifest import check, from_mapping, open_tensors
 from rlvr.weights.sender import free_address
 
-__all__ = ["ProofExtension", "SharedMemoryEngine", "register"]
+__all__ = ["ProofExtension", "Successor", "register"]
 
 # One-hot inputs per linear layer and push. A stale tensor is missed only if none of the columns that they read changed.
 PROBES = 64
@@ -34,74 +34,10 @@ IDLE_POLLING_S = 0.005
 
 
 def register() -> None:
-    """Register our backend as `rlvr_shm`. vLLM calls this in every process, some of them twice."""
-    if "rlvr_shm" not in WeightTransferEngineFactory._registry:
-        WeightTransferEngineFactory.register_engine("rlvr_shm", SharedMemoryEngine)
+    """Adapt vLLM to a machine whose cores are shared with a learner. vLLM calls this in every process, some twice."""
     if current_platform.is_cpu():
         # An engine's worker polls for a second after each request; on CPU the learner wants those cores at that moment.
         SpinCondition.__init__.__defaults__ = (IDLE_POLLING_S,)
-
-
-@dataclass
-class SharedMemoryInit(WeightTransferInitInfo):
-    """Nothing to agree on beforehand."""
-
-
-@dataclass
-class SharedMemoryUpdate(WeightTransferUpdateInfo):
-    """Where the bytes lie, and which tensors to leave out (only fault injection asks for that)."""
-
-    path: str = ""
-    skip: list[str] = field(default_factory=list)
-
-
-class SharedMemoryEngine(WeightTransferEngine):  # type: ignore[type-arg]
-    """Loads a safetensors file that the learner wrote to shared memory."""
-
-    init_info_cls = SharedMemoryInit
-    update_info_cls = SharedMemoryUpdate
-
-    def init_transfer_engine(self, init_info: SharedMemoryInit) -> None:
-        """Need nothing."""
-
-    def start_weight_update(self) -> None:
-        """Put the model's layers into loading state. From here there is no way back."""
-        from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
-
-        initialize_layerwise_reload(self.model)
-
-    def update_weights(self, update_info: dict[str, Any]) -> None:
-        """Load all tensors. The base class would synchronize an accelerator, which a CPU has not."""
-        self.receive_weights(self.parse_update_info(update_info))
-
-    def receive_weights(self, update_info: SharedMemoryUpdate) -> None:
-        """Load the tensors of the file, in file order."""
-        tensors = open_tensors(update_info.path)
-        self.model.load_weights((name, t) for name, t in tensors.items() if name not in update_info.skip)
-
-    def finish_weight_update(self) -> None:
-        """Finish loading. A layer with parameters that received none is an error here; vLLM only logs it."""
-        from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
-
-        # read by ProofExtension: an exception here would take the whole engine down without saying why
-        self.model._rlvr_unloaded = list(_unloaded(self.model))
-        finalize_layerwise_reload(self.model, self.model_config)
-
-    def shutdown(self) -> None:
-        """Hold nothing."""
-
-
-def _unloaded(model: torch.nn.Module) -> Iterator[str]:
-    from vllm.model_executor.layers.attention import is_deferred_attention_layer
-    from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
-
-    for name, layer in model.named_modules():
-        info = get_layerwise_info(layer)
-        if not info.can_load() or is_deferred_attention_layer(layer) or info.load_numel > 0:
-            continue
-        parameters, _ = info.kernel_tensors or ({}, {})  # layers with buffers only, as rotary tables, get nothing
-        if parameters:
-            yield name
 
 
 def open_trainer(backend: str, client: Any, *, world_size: int, tensors: Callable[[], Any]) -> Any:
@@ -123,13 +59,13 @@ def open_trainer(backend: str, client: Any, *, world_size: int, tensors: Callabl
 class _Source(WeightSource):
     """The learner's tensors, the output head named even where it is tied. vLLM's own source would leave it out."""
 
-    def __init__(self, tensors: Callable[[], Iterator[tuple[str, torch.Tensor]]]) -> None:
+    def __init__(self, tensors: Callable[[], Iterator[tuple[str, Tensor]]]) -> None:
         self._tensors = tensors
 
     def metadata(self) -> list[ParamMeta]:
         return [ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in self._tensors()]
 
-    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         return self._tensors()
 
 
@@ -137,6 +73,9 @@ class ProofExtension:
     """Methods that vLLM adds to its workers. Each answers with a sentence where something is wrong."""
 
     model_runner: Any
+    _rlvr_next: Future[Successor] | None = None
+    _rlvr_live: Successor | None = None
+    _rlvr_threads: ThreadPoolExecutor | None = None
 
     def rlvr_verify(self, manifest: dict[str, Any]) -> str | bool:
         """Check the bytes against the manifest; touch nothing live."""
@@ -147,75 +86,203 @@ class ProofExtension:
             return str(error)
         return True
 
-    def rlvr_read_back(self, manifest: dict[str, Any], seed: int) -> str | int:
-        """Compare live weights with the bytes; give how many of the manifest's tensors were found equal."""
+    def rlvr_prepare(self, manifest: dict[str, Any], skip: list[str]) -> bool:
+        """Begin to make new weights ready and to read them back, in a thread beside that of the engine's steps."""
+        if self._rlvr_threads is None:
+            self._rlvr_threads = ThreadPoolExecutor(1, thread_name_prefix="rlvr-prepare", initializer=_one_core)
         model = self.model_runner.get_model()
-        unloaded = getattr(model, "_rlvr_unloaded", [])
-        if unloaded:
-            return f"vLLM failed to load weights for {', '.join(unloaded[:3])}"
-        known = from_mapping(manifest)
-        tensors = open_tensors(known.path)
+        self._rlvr_next = self._rlvr_threads.submit(_successor, model, from_mapping(manifest), skip)
+        return True
+
+    def rlvr_prepared(self) -> str | bool | None:
+        """Tell whether the new weights are ready; None while they are not."""
+        if self._rlvr_next is None or not self._rlvr_next.done():
+            return None
         try:
-            check(known, tensors)  # again: what is compared must be what was promised, not what lies there by now
-        except ValueError as error:
+            self._rlvr_next.result()
+        except (ValueError, OSError, RlvrError) as error:
             return str(error)
-        return compare(model, tensors, seed=seed)
+        return True
+
+    def rlvr_swap(self, digest: str) -> str | bool:
+        """Let the prepared weights go live. This exchanges pointers, so that nothing can fail half-way."""
+        if self._rlvr_next is None or self.rlvr_prepared() is not True:
+            return "no weights are prepared"
+        successor = self._rlvr_next.result()
+        if successor.digest != digest:
+            return "other weights were prepared than are to go live"
+        self._rlvr_next, self._rlvr_live = None, successor
+        successor.take_over()
+        return True
+
+    def rlvr_read_back(self, manifest: dict[str, Any], seed: int, whole: bool) -> str | int:
+        """Compare live weights with the bytes; give how many of the manifest's tensors were found equal.
+
+        Weights that were read back as they were prepared need to be the live ones still; `whole` reads them once more.
+        """
+        known = from_mapping(manifest)
+        if not whole and self._rlvr_live is not None:
+            return self._rlvr_live.still_live(fingerprint(known))
+        try:
+            tensors = open_tensors(known.path)
+            check(known, tensors)  # again: what is compared must be what was promised, not what lies there by now
+            return compare(self.model_runner.get_model(), tensors, seed=seed)
+        except (ValueError, OSError) as error:
+            return str(error)
+
+
+def _one_core() -> None:
+    torch.set_num_threads(1)  # of this thread: the engine's own keeps its cores
+
+
+def _successor(model: nn.Module, manifest: Manifest, skip: Sequence[str]) -> Successor:
+    with torch.no_grad(), boundary("preparing weights"):
+        tensors = open_tensors(manifest.path)
+        try:
+            check(manifest, tensors)
+            found = Successor(model, {n: t for n, t in tensors.items() if n not in skip}, digest=fingerprint(manifest))
+            found.proven = compare(model, tensors, seed=max(0, manifest.version), holders=found.twins)
+            return found
+        except ValueError as error:
+            raise _Refused(str(error)) from error
+
+
+class _Refused(RlvrError):
+    """Passes `boundary` as it is."""
+
+
+class Successor:
+    """New weights for a model, laid out as its layers compute with them, beside the live ones.
+
+    On CPU vLLM packs every matrix for its kernels. Here the same functions pack the new ones, on modules that nobody
+    calls, so that going live exchanges references between two steps. Errors: ValueError where a weight of the engine
+    has no tensor, a tensor has no weight, or a layer is of a kind that is not known.
+    """
+
+    def __init__(self, model: nn.Module, tensors: Mapping[str, Tensor], *, digest: str) -> None:
+        self.digest, self.proven = digest, 0
+        self.twins: dict[nn.Module, nn.Module] = {}
+        self._made: dict[int, tuple[list[str], nn.Parameter]] = {}  # by live parameter: tied layers share one
+        used: set[str] = set()
+        for name, module in model.named_modules():
+            names = parameter_names(name, module, model)
+            absent = [n for several in names.values() for n in several if n not in tensors]
+            if absent:
+                raise ValueError(f"the engine has {name} but {absent[0]} was not sent")
+            if names:
+                self.twins[module] = self._twin(name, module, names, tensors)
+                used.update(n for several in names.values() for n in several)
+        unseen = sorted(tensors.keys() - used)
+        if unseen:
+            raise ValueError(f"{len(unseen)} tensors have no place in the engine, {unseen[0]} among them")
+
+    def take_over(self) -> None:
+        """Go live."""
+        for module, twin in self.twins.items():
+            for key, parameter in twin.named_parameters():
+                module._parameters[key].data = parameter.data  # type: ignore[union-attr]
+            if "cpu_linear" in twin.__dict__:
+                module.cpu_linear = twin.cpu_linear
+
+    def still_live(self, digest: str) -> str | int:
+        """Give how many tensors were read back, if these are the weights asked for and what the model computes with."""
+        if self.digest != digest:
+            return "the engine runs other weights than these: they never went live"
+        for module, twin in self.twins.items():
+            same = all(module._parameters[key].data_ptr() == p.data_ptr() for key, p in twin.named_parameters())  # type: ignore[union-attr]
+            if not same or module.__dict__.get("cpu_linear") is not twin.__dict__.get("cpu_linear"):
+                return f"a {type(module).__name__} of the engine runs other weights than those that went live"
+        return self.proven
+
+    def _twin(
+        self, name: str, module: nn.Module, names: Mapping[str, Sequence[str]], tensors: Mapping[str, Tensor]
+    ) -> nn.Module:
+        twin = nn.Module()
+        for key, several in names.items():
+            twin.register_parameter(key, self._parameter(module, key, list(several), tensors))
+        method = getattr(module, "quant_method", None)
+        if isinstance(module, LinearBase | VocabParallelEmbedding):
+            if not isinstance(method, UnquantizedLinearMethod | UnquantizedEmbeddingMethod):
+                raise ValueError(f"{name} computes by {type(method).__name__}, whose weights cannot be replaced here")
+            if "_cpu_skip_gemm_dispatch" in module.__dict__:
+                twin._cpu_skip_gemm_dispatch = module._cpu_skip_gemm_dispatch
+            if "cpu_linear" in module.__dict__:
+                method.process_weights_after_loading(twin)
+        return twin
+
+    def _parameter(
+        self, module: nn.Module, key: str, several: list[str], tensors: Mapping[str, Tensor]
+    ) -> nn.Parameter:
+        live = module._parameters[key]
+        assert live is not None
+        shared, made = self._made.get(id(live), ([], None)) if live.numel() else ([], None)
+        if made is not None:
+            if not all(torch.equal(tensors[a], tensors[b]) for a, b in zip(shared, several, strict=True)):
+                raise ValueError(f"{shared[0]} and {several[0]} are one tensor in the engine but differ")
+            return made
+        whole = torch.cat([tensors[n] for n in several]).to(live.dtype)
+        if len(whole) < len(live):  # a vocabulary is padded
+            whole = torch.cat([whole, whole.new_zeros(len(live) - len(whole), *whole.shape[1:])])
+        if live.numel() and whole.shape != live.shape:
+            raise ValueError(f"{several[0]} has shape {tuple(whole.shape)}, the engine has {tuple(live.shape)}")
+        made = nn.Parameter(whole, requires_grad=False)
+        self._made[id(live)] = (several, made)
+        return made
+
+
+def parameter_names(name: str, module: nn.Module, model: nn.Module) -> dict[str, list[str]]:
+    """Give the tensors that each parameter of a module is made of, in their order: several where it is fused."""
+    packed: Mapping[str, list[str]] = getattr(model, "packed_modules_mapping", {})
+    prefix, _, leaf = name.rpartition(".")
+    parts = [f"{prefix}.{p}" if prefix else p for p in packed.get(leaf, [leaf])]
+    found = [key for key, p in module._parameters.items() if p is not None and (p.numel() or key == "weight")]
+    return {key: [f"{part}.{key}" for part in parts] for key in found}
 
 
 @torch.no_grad()
-def compare(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], *, seed: int) -> str | int:
-    """Read live weights back through the layers that use them, and compare them bit by bit with the bytes sent.
+def compare(
+    model: nn.Module, tensors: Mapping[str, Tensor], *, seed: int, holders: Mapping[nn.Module, nn.Module] | None = None
+) -> int:
+    """Read weights back through the layers that use them, and compare them bit by bit with the bytes sent.
 
     A one-hot input makes a linear layer answer with one column of the matrix it really multiplies by, packed or not:
     one product by 1 and sums with 0 are exact. So this sees private copies that no parameter shows. A tensor that no
     layer answers for is an error: a part of the model that nobody can see would be a part that nobody proves.
+    `holders` says what holds the weights of a module, where that is not the module itself. Gives the tensors found
+    equal. Errors: ValueError names the first that is not.
     """
     generator = torch.Generator().manual_seed(seed)
-    packed = getattr(model, "packed_modules_mapping", {})
     proven: set[str] = set()
     for name, module in model.named_modules():
-        for names, live, sent in _views(name, module, tensors, packed, generator):
+        for key, names in parameter_names(name, module, model).items():
             absent = [n for n in names if n not in tensors]
             if absent:
-                return f"the engine has {name} but {absent[0]} was not sent"
-            if not torch.equal(live, sent().to(live.device, live.dtype)):
-                return f"{names[0]} differs between engine and learner"
+                raise ValueError(f"the engine has {name} but {absent[0]} was not sent")
+            holder = holders[module] if holders else module
+            live, sent = _views(module, holder, key, [tensors[n] for n in names], generator)
+            if not torch.equal(live, sent.to(live.device, live.dtype)):
+                raise ValueError(f"{names[0]} differs between engine and learner")
             proven.update(names)
     unseen = sorted(tensors.keys() - proven)
-    return f"{len(unseen)} tensors cannot be read back, {unseen[0]} among them" if unseen else len(proven)
+    if unseen:
+        raise ValueError(f"{len(unseen)} tensors cannot be read back, {unseen[0]} among them")
+    return len(proven)
 
 
 def _views(
-    name: str, module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], packed: Mapping[str, list[str]],
-    generator: torch.Generator,
-) -> Iterator[tuple[list[str], torch.Tensor, Any]]:  # fmt: skip
-    """Yield (tensor names, what the live module holds, what it should hold) for every weight of one module."""
-    prefix, _, leaf = name.rpartition(".")
-    parts = [f"{prefix}.{p}" if prefix else p for p in packed.get(leaf, [leaf])]
-    handled = set()
-    if isinstance(module, LinearBase | ParallelLMHead):
-        names = [f"{part}.weight" for part in parts]
+    module: Any, holder: nn.Module, key: str, sent: Sequence[Tensor], generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Give what a module computes with, and what it should compute with."""
+    rows = sum(map(len, sent))
+    if key == "weight" and isinstance(module, LinearBase | ParallelLMHead):
         width = int(getattr(module, "input_size", 0) or module.embedding_dim)
         chosen = torch.randperm(width, generator=generator)[:PROBES]
         dtype = getattr(module, "params_dtype", None) or module.weight.dtype
-        device = next(iter(module.parameters())).device if any(True for _ in module.parameters()) else "cpu"
-        inputs = torch.nn.functional.one_hot(chosen, width).to(device, dtype)
-        live = module.quant_method.apply(module, inputs, None)
-
-        def columns() -> torch.Tensor:
-            whole = torch.cat([tensors[n] for n in names])
-            return whole[:, chosen].T
-
-        rows = sum(len(tensors[n]) for n in names if n in tensors)
-        yield names, live[:, :rows], columns
-        handled.add("weight")
-    elif isinstance(module, VocabParallelEmbedding):
-        whole = f"{name}.weight"
-        ids = torch.arange(len(tensors[whole]) if whole in tensors else 1, device=module.weight.device)
-        yield [whole], module.quant_method.embedding(module, ids), lambda: tensors[whole]
-        handled.add("weight")
-    for key, parameter in module._parameters.items():
-        if parameter is None or key in handled or parameter.numel() == 0:
-            continue
-        names = [f"{part}.{key}" for part in parts]
-        yield names, parameter, lambda names=names: torch.cat([tensors[n] for n in names])
+        device = next(iter(module.parameters())).device
+        inputs = nn.functional.one_hot(chosen, width).to(device, dtype)
+        live = module.quant_method.apply(holder, inputs, None)
+        return live[:, :rows], torch.cat([t[:, chosen] for t in sent]).T
+    if key == "weight" and isinstance(module, VocabParallelEmbedding):
+        ids = torch.arange(rows, device=module.weight.device)
+        return module.quant_method.embedding(holder, ids), sent[0]
+    return getattr(holder, key), torch.cat(list(sent))

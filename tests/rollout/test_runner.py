@@ -76,9 +76,10 @@ class Talk:
 
 
 def runner_of(engine: FakeEngine, *, environment: Any = None, graders: Any = None, payoff: Payoff | None = None,
-              max_new_tokens: int = 16, temperature: float = 1.0, truncated: Any = "score") -> Runner:  # fmt: skip
+              max_new_tokens: int = 16, temperature: float = 1.0, truncated: Any = "score",
+              in_flight: bool = True) -> Runner:  # fmt: skip
     settings = RolloutSettings(max_new_tokens=max_new_tokens, temperature=temperature, max_model_len=64,
-                               truncated=truncated)  # fmt: skip
+                               truncated=truncated, in_flight=in_flight)  # fmt: skip
     return Runner("worker-0", engine=engine, renderer=Bytes(), environment=environment, graders=graders or Judge(),
                   settings=settings, payoff=payoff)  # fmt: skip
 
@@ -115,7 +116,7 @@ async def test_a_version_is_taken_up_in_the_order_of_the_law(tmp_path: Path) -> 
     manifest, canary = await version_of(tmp_path, 3)
     receipt = await runner.receive(manifest, canary)
     header, _ = await waiting
-    assert engine.calls == ["verify", "load", "read_back", "score", "score", "stamp", "generate"]
+    assert engine.calls == ["prepare", "swap", "read_back", "score", "score", "stamp", "generate"]
     assert (receipt.worker, receipt.version, receipt.digest) == ("worker-0", 3, fingerprint(manifest))
     assert receipt.proven_tensors == receipt.total_tensors == 4
     assert receipt.canary_error < 1e-6 and receipt.stall_seconds > 0 and receipt.seconds > 0
@@ -131,7 +132,7 @@ async def test_a_refused_manifest_never_reaches_the_live_model(
     spoil(manifest)
     with pytest.raises(WeightProofError, match=r"worker=worker-0 version=1 .*(missing|do not match)"):
         await runner.receive(manifest, canary)
-    assert engine.calls == ["verify"]
+    assert engine.calls == ["prepare", "reject"]
     assert engine.version == 0
     assert await fenced(runner)
 
@@ -153,7 +154,7 @@ async def test_a_failed_proof_leaves_the_worker_fenced_and_unstamped(
     engine.faults = faults
     with pytest.raises(WeightProofError, match=f"worker=worker-0 version=1 .*{reason}"):
         await runner.receive(*await version_of(tmp_path, 1))
-    assert "stamp" not in engine.calls and engine.version == 0
+    assert "stamp" not in engine.calls and engine.version is None
     assert await fenced(runner)
     engine.faults = set()
     await runner.receive(*await version_of(tmp_path, 2))
@@ -171,7 +172,10 @@ async def test_a_canary_beyond_its_bound_fails_though_every_tensor_is_right(tmp_
 
 @pytest.mark.parametrize(
     ("fault", "reason"),
-    [("weights.drop", "differs between engine and learner"), ("weights.stale_head", r"lm_head\.weight differs")],
+    [
+        ("weights.drop", "differs between engine and learner"),
+        ("weights.stale_head", r"the engine has lm_head but lm_head\.weight was not sent"),
+    ],
 )
 async def test_injected_faults_are_caught(tmp_path: Path, fault: str, reason: str) -> None:
     runner, _ = await proven(tmp_path)
@@ -179,30 +183,73 @@ async def test_injected_faults_are_caught(tmp_path: Path, fault: str, reason: st
         await runner.receive(*await version_of(tmp_path, 1), fault=fault)
 
 
-async def test_receive_waits_for_groups_that_run(tmp_path: Path) -> None:
-    runner, engine = await proven(tmp_path)
-    group = asyncio.create_task(runner.run(task(), 4, 7))
-    await asyncio.sleep(0)
-    while "generate" not in engine.calls:
+async def running(runner: Runner, engine: FakeEngine, *, size: int) -> asyncio.Task[Any]:
+    """Start a group and wait until it samples."""
+    engine.longest = 16
+    group = asyncio.create_task(runner.run(task(), size, 7))
+    while not engine.requests:
         await asyncio.sleep(0)
-    manifest, canary = await version_of(tmp_path, 1)
-    push = asyncio.create_task(runner.receive(manifest, canary))
+    return group
+
+
+async def test_a_draining_worker_waits_for_groups_that_run(tmp_path: Path) -> None:
+    runner, engine = await proven(tmp_path, in_flight=False)
+    group = await running(runner, engine, size=4)
+    push = asyncio.create_task(runner.receive(*await version_of(tmp_path, 1)))
+    while not group.done():
+        assert "swap" not in engine.calls
+        await asyncio.sleep(0)
     late = asyncio.create_task(runner.run(task(), 1, 8))
-    header, _ = await group
-    assert header.max_version == 0
+    assert (await group)[0].max_version == 0
     await push
     assert (await late)[0].min_version == 1
-    assert engine.calls.index("verify") > max(i for i, c in enumerate(engine.calls[:-1]) if c == "generate")
+
+
+async def test_groups_go_on_in_flight_and_carry_a_span_for_each_version(tmp_path: Path) -> None:
+    runner, engine = await proven(tmp_path, max_new_tokens=32)
+    engine.script = [list(range(31))]
+    group = await running(runner, engine, size=1)
+    await runner.receive(*await version_of(tmp_path, 1))
+    header, found = await group
+    assert (header.min_version, header.max_version) == (0, 1)
+    (first, second) = found.rollouts[0].spans
+    assert (first.start, first.stop, first.version) == (0, second.start, 0)
+    assert (second.stop, second.version) == (31, 1)
+    assert {digest for version, digest in engine.sampled if version == 1}.isdisjoint(
+        {digest for version, digest in engine.sampled if version == 0}
+    )
+
+
+async def test_no_group_with_a_token_from_unproven_weights_is_given_out(tmp_path: Path) -> None:
+    """The canary fails after the swap, when the running group has sampled from the new weights already."""
+    runner, engine = await proven(tmp_path, max_new_tokens=32)
+    engine.script = [list(range(31))]
+    group = await running(runner, engine, size=1)
+    engine.faults = {"deaf"}
+    with pytest.raises(WeightProofError, match="the canary is nan"):
+        await runner.receive(*await version_of(tmp_path, 1))
+    with pytest.raises(EngineError, match="a reply came from weights that were not proven: the canary is nan"):
+        await group
+    assert await fenced(runner)
+
+
+async def test_a_version_that_is_served_is_answered_and_an_older_one_refused(tmp_path: Path) -> None:
+    runner, engine = await proven(tmp_path)
+    first = await runner.receive(*await version_of(tmp_path, 2))
+    engine.calls.clear()
+    assert await runner.receive(*await version_of(tmp_path, 2)) == first
+    with pytest.raises(WeightProofError, match="version=1 comes after version 2, which the worker serves"):
+        await runner.receive(*await version_of(tmp_path, 1))
+    assert engine.calls == [] and engine.version == 2
+    assert not await fenced(runner)
 
 
 async def test_a_push_that_failed_lets_no_waiting_group_through(tmp_path: Path) -> None:
     runner, engine = await proven(tmp_path)
     engine.faults = {"drop"}
-    push = asyncio.create_task(runner.receive(*await version_of(tmp_path, 1)))
-    await asyncio.sleep(0)
-    late = asyncio.create_task(runner.run(task(), 1, 8))
     with pytest.raises(WeightProofError):
-        await push
+        await runner.receive(*await version_of(tmp_path, 1))
+    late = asyncio.create_task(runner.run(task(), 1, 8))
     await asyncio.sleep(0.05)
     assert not late.done() and "generate" not in engine.calls
     late.cancel()
@@ -216,7 +263,7 @@ async def test_two_pushes_never_overlap(tmp_path: Path) -> None:
     await asyncio.sleep(0.01)
     second = asyncio.create_task(runner.receive(*await version_of(tmp_path, 2)))
     await asyncio.gather(first, second)
-    assert engine.calls == ["verify", "load", "read_back", "score", "score", "stamp"] * 2
+    assert engine.calls == ["prepare", "swap", "read_back", "score", "score", "stamp"] * 2
     assert engine.version == 2
 
 

@@ -70,7 +70,7 @@ class Scene:
         )
 
     def versions(self) -> list[int]:
-        return [engine.version for engine in self.engines.values()]
+        return [-1 if engine.version is None else engine.version for engine in self.engines.values()]
 
 
 async def test_a_version_is_committed_once_all_workers_have_proven_it(tmp_path: Path) -> None:
