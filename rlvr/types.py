@@ -23,6 +23,7 @@ __all__ = [
     "Grade",
     "Group",
     "GroupHeader",
+    "Interval",
     "Manifest",
     "Message",
     "Receipt",
@@ -150,6 +151,16 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """What an actor did for a while. Times are seconds since the epoch, by the clock of its host."""
+
+    name: str
+    start: float
+    stop: float
+    lane: int = 0  # intervals of one lane follow each other, as those of one rollout do
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GroupHeader:
     """All that the driver needs to know of a group in order to decide about it."""
 
@@ -168,6 +179,7 @@ class GroupHeader:
     unformatted: tuple[bool | None, ...] = ()  # [G] whether the asked format is missing; None where nobody looked
     masked: tuple[bool, ...] = ()  # [G] graded, but left out because the token budget cut it; empty where none is
     seconds: float = 0.0
+    intervals: tuple[Interval, ...] = ()  # of its rollouts: generate, wait, grade
 
     @property
     def counted(self) -> tuple[bool, ...]:
@@ -259,6 +271,7 @@ class Receipt:
     stall_seconds: float  # from the end of the engine's last step under the old weights to its being resumed
     bytes: int = 0  # of the tensors
     fetch_seconds: float = 0.0  # until the bytes lay on the worker's host
+    intervals: tuple[Interval, ...] = ()  # of the push: prepare, stall, prove
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,12 +16,14 @@ from rlvr.errors import BoundaryError, EngineError, WeightProofError, boundary
 from rlvr.rollout.engine import Completion, Engine, Sampling
 from rlvr.rollout.grading import GradingPool
 from rlvr.rollout.render import Renderer
+from rlvr.rollout.watch import Watch
 from rlvr.types import (
     Canary,
     Done,
     Grade,
     Group,
     GroupHeader,
+    Interval,
     Manifest,
     Message,
     Receipt,
@@ -86,17 +88,18 @@ class Runner:
             await self._open.wait()
         self._running += 1
         self._idle.clear()
-        start = time.perf_counter()
+        start, watch = time.perf_counter(), Watch()
         try:
             temperature = 0.0 if greedy else self.settings.temperature
             prompt = self.renderer.prompt(task.messages)
             self._check_room(len(prompt))
             samples = [
-                self._rollout(task, prompt, index, seed=seed_of(seed, index), temperature=temperature)
+                self._rollout(task, prompt, index, seed=seed_of(seed, index), temperature=temperature, watch=watch)
                 for index in range(group_size)
             ]
             rollouts = await gather_or_cancel(samples)
-            grades = tuple(await self.graders.grade_group(task, rollouts))
+            with watch.over("grade"):
+                grades = tuple(await self.graders.grade_group(task, rollouts))
         finally:
             self._running -= 1
             if not self._running:
@@ -104,7 +107,8 @@ class Runner:
         paid = [self._value(task, *pair) for pair in zip(rollouts, grades, strict=True)]
         values = np.array(paid, dtype=np.float32)
         group = Group(group_id=f"{task.id}-{seed:x}", task=task, rollouts=tuple(rollouts), grades=grades, values=values)
-        return header_of(group, worker=self.name, seed=seed, seconds=time.perf_counter() - start), group
+        seconds = time.perf_counter() - start
+        return header_of(group, worker=self.name, seed=seed, seconds=seconds, intervals=watch.seen), group
 
     def _value(self, task: Task, rollout: Rollout, grade: Grade | Ungraded) -> float:
         """Give what a reply is worth by payoff and truncation policy; NaN where it is ungraded or masked."""
@@ -121,16 +125,17 @@ class Runner:
         them. The version that it serves already is answered with the same receipt, and an older one is refused.
         Errors: WeightProofError says what does not hold.
         """
-        start = time.perf_counter()
+        start, watch = time.perf_counter(), Watch()
         async with self._push:
             if serve and self._served and manifest.version <= self._served.version:
                 return self._again(manifest, self._served)
             try:
-                await self.engine.prepare(manifest, skip=_skipped(fault, manifest))
+                with watch.over("prepare"):
+                    await self.engine.prepare(manifest, skip=_skipped(fault, manifest))
                 if not (serve and self.settings.in_flight):
                     self._open.clear()
                     await self._idle.wait()
-                proven, stall, error = await self._prove(manifest, canary, fault, whole=not serve)
+                proven, stall, error = await self._prove(manifest, canary, fault, whole=not serve, watch=watch)
             except (ValueError, BoundaryError) as reason:
                 self._open.clear()
                 await self.engine.reject(str(reason))
@@ -138,7 +143,7 @@ class Runner:
             receipt = Receipt(
                 worker=self.name, version=manifest.version, digest=fingerprint(manifest), proven_tensors=proven,
                 total_tensors=len(manifest.tensors), canary_error=error, seconds=time.perf_counter() - start,
-                stall_seconds=stall, bytes=manifest.bytes,
+                stall_seconds=stall, bytes=manifest.bytes, intervals=watch.seen,
             )  # fmt: skip
             if serve:
                 await self.engine.stamp(manifest.version)
@@ -152,13 +157,17 @@ class Runner:
         said = f"comes after version {served.version}, which the worker serves: versions only grow"
         raise WeightProofError(self.name, manifest.version, said)
 
-    async def _prove(self, manifest: Manifest, canary: Canary, fault: str, *, whole: bool) -> tuple[int, float, float]:
+    async def _prove(
+        self, manifest: Manifest, canary: Canary, fault: str, *, whole: bool, watch: Watch
+    ) -> tuple[int, float, float]:
         """Give tensors found equal, seconds without generation, and the canary's error. Errors: ValueError."""
         stall = 0.0
         if fault != "weights.drop":
-            stall = await self.engine.swap(manifest, recompute=self.settings.recompute_kv)
-        proven = await self.engine.read_back(manifest, seed=max(0, manifest.version), whole=whole)
-        error = await self._canary_error(canary)
+            with watch.over("swap"):
+                stall = await self.engine.swap(manifest, recompute=self.settings.recompute_kv)
+        with watch.over("prove"):
+            proven = await self.engine.read_back(manifest, seed=max(0, manifest.version), whole=whole)
+            error = await self._canary_error(canary)
         if not error <= canary.bound:
             raise ValueError(f"the canary is {error:.4f} nats from the learner, bound {canary.bound:.4f}")
         return proven, stall, error
@@ -168,7 +177,9 @@ class Runner:
         gaps = [np.abs(ours - theirs) for ours, theirs in zip(scored, canary.logprobs, strict=True)]
         return float(np.mean(np.concatenate(gaps)))
 
-    async def _rollout(self, task: Task, prompt: np.ndarray, index: int, *, seed: int, temperature: float) -> Rollout:
+    async def _rollout(
+        self, task: Task, prompt: np.ndarray, index: int, *, seed: int, temperature: float, watch: Watch
+    ) -> Rollout:
         start = time.perf_counter()
         transcript = _Transcript(prompt)
         messages: list[Message] = list(task.messages)
@@ -178,12 +189,14 @@ class Runner:
             room = self.settings.max_new_tokens - len(transcript.tokens)
             own = seed_of(seed, turn) if temperature else None
             sampling = Sampling(max_tokens=room, temperature=temperature, seed=own)
-            completion = await self.engine.generate(transcript.ids(), sampling=sampling)
+            with watch.over("generate", lane=index + 1):
+                completion = await self.engine.generate(transcript.ids(), sampling=sampling)
             transcript.sampled(completion)
             stop = completion.stop
             replies.append(self.renderer.decode(completion.token_ids))
             messages.append(Message(role="assistant", content=replies[-1]))
-            answer = await self._reply(task, messages) if stop is Stop.END else Done()
+            with watch.over("wait", lane=index + 1):
+                answer = await self._reply(task, messages) if stop is Stop.END else Done()
             if isinstance(answer, Done):
                 break
             gap = self.renderer.between(messages, answer, ended=stop is Stop.END)
@@ -237,7 +250,9 @@ class _Transcript:
         self.logprobs += [0.0] * len(token_ids)
 
 
-def header_of(group: Group, *, worker: str, seed: int, seconds: float) -> GroupHeader:
+def header_of(
+    group: Group, *, worker: str, seed: int, seconds: float, intervals: tuple[Interval, ...] = ()
+) -> GroupHeader:
     """Sum a group up for the driver."""
     graded = tuple(not isinstance(grade, Ungraded) for grade in group.grades)
     masked = tuple(known and math.isnan(value) for known, value in zip(graded, group.values.tolist(), strict=True))
@@ -258,6 +273,7 @@ def header_of(group: Group, *, worker: str, seed: int, seconds: float) -> GroupH
         unformatted=tuple(None if isinstance(g, Ungraded) else lacks_format(g.parts) for g in group.grades),
         masked=masked if any(masked) else (),
         seconds=seconds,
+        intervals=intervals,
     )
 
 
