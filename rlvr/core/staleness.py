@@ -1,7 +1,7 @@
 """Who may train the learner, and when: pure rules on group headers, and the arithmetic of tickets.
 
-A ticket is a group's place in the task stream, from 0. Submitted while version u was committed, it may train the learner
-at versions u to u + max_staleness; the last of them is its deadline.
+A ticket is a group's place in the task stream, from 0. Submitted while version u was committed, it may train the
+learner at versions u to u + max_staleness; the last of them is its deadline.
 """
 
 from __future__ import annotations

@@ -9,10 +9,10 @@ from typing import Any
 from helpers import NAN, make_header
 from hypothesis import given
 from hypothesis import strategies as st
+from rlvr.loop.sampling import Sampled, sample_step
 
 from rlvr.config import Recipe
 from rlvr.loop.ledger import TaskStream
-from rlvr.loop.sampling import Sampled, sample_step
 from rlvr.loop.settings import buffer_of
 from rlvr.rollout.runner import seed_of
 from rlvr.testing import task
