@@ -254,8 +254,8 @@ def _stale(recipe: Recipe) -> Iterator[str]:
         return
     if a.loss == "policy_gradient":
         yield (
-            f'rollout.max_staleness = {most} trains on replies of older weights, which algorithm.loss = "policy_gradient" '
-            "takes for its own; choose an algorithm.correction"
+            f"rollout.max_staleness = {most} trains on replies of older weights, which algorithm.loss = "
+            '"policy_gradient" takes for its own; choose an algorithm.correction'
         )
     elif a.old_logprobs == "learner":
         yield (
@@ -270,8 +270,8 @@ def _room(recipe: Recipe) -> Iterator[str]:
         yield "rollout.max_new_tokens leaves no room for a prompt within rollout.max_model_len"
     if r.workers > r.prompts_per_step * (1 + r.max_staleness):
         yield (
-            "rollout.workers is above rollout.prompts_per_step x (1 + rollout.max_staleness), the groups that may be under "
-            "way at once, so that some would never work"
+            "rollout.workers is above rollout.prompts_per_step x (1 + rollout.max_staleness), the groups that may be "
+            "under way at once, so that some would never work"
         )
     if r.max_model_len > h.tokens_per_microbatch:
         yield (

@@ -57,7 +57,7 @@ METRICS: Mapping[str, str] = {
     "idle_tokens": "reply tokens of groups that neither train nor count: all alike, stale, ungraded or masked",
     "staleness": "mean over the groups that train of the learner's version less the oldest they were sampled under",
     "staleness_max": "the largest of these",
-    "staleness_0": "share of those groups without staleness; staleness_1 and so on up to rollout.max_staleness likewise",
+    "staleness_0": "share of those groups without staleness; staleness_1 and so on, to rollout.max_staleness, likewise",
     "outstanding": "groups that were being sampled, or had come and waited for a later step, as the step was taken",
     "waited": "seconds that the learner waited for groups",
     "rollouts": "rollouts in the step",

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from fake_cluster import FakeCluster, recipe, run, warming
 
-from rlvr.config import Recipe
 from rlvr.errors import CheckpointError, ConfigError, NonFiniteError
 from rlvr.loop import driver
 from rlvr.observe.metrics import read_lines
