@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fake_cluster import FakeCluster, recipe, run, warming
 from helpers import NAN
 from rich.console import Console
 
 from rlvr.config import Recipe
-from rlvr.errors import ConfigError, EngineError, GradingError
+from rlvr.errors import ConfigError, EngineError, GradingError, LearnerError
 from rlvr.loop import driver, settings
 from rlvr.observe.metrics import read_lines
 from rlvr.observe.progress import RunView
@@ -198,3 +200,69 @@ def test_another_recipe_is_refused_before_anything_starts(
     with pytest.raises(ConfigError, match=rf"^--resume: \[{next(iter(changes))}\] differs from the run in "):
         run(tmp_path / "r", recipe=recipe(**changes), resume=True)
     assert cluster.recipe is None
+
+
+def ahead(eta: int, **changes: Any) -> Recipe:
+    rollout = {"prompts_per_step": 3, "group_size": 2, "max_staleness": eta}
+    return recipe(rollout=rollout, steps=6, **changes)
+
+
+@pytest.mark.parametrize("eta", [1, 2, 4])
+@pytest.mark.parametrize("how", ["stop", "guard", "crash"])
+def test_a_resumed_run_trains_what_was_outstanding_and_nothing_twice(
+    cluster: FakeCluster, tmp_path: Path, eta: int, how: str
+) -> None:
+    order = np.random.default_rng(eta)
+    cluster.picks = lambda count: int(order.integers(count))
+    given = ahead(eta, checkpoint={"every": 2})
+    run(tmp_path / "whole", recipe=given)
+    whole = sorted(name for step in cluster.trained for name in step)
+    cluster.drawn = []
+    if how == "stop":
+        cluster.presses = {"learn 3": 1}
+        with pytest.raises(driver.Interrupted, match="stopped after step 3 of 6 and saved"):
+            run(tmp_path / "r", recipe=given)
+    elif how == "guard":  # sooner or later a step has no other groups
+        cluster.values = dict.fromkeys(range(2, 7), (1.0, 1.0))
+        with pytest.raises(LearnerError, match="no reply was worth more than another"):
+            run(tmp_path / "r", recipe=given)
+    else:
+        cluster.fails = {"learn 4": LearnerError("the learner is gone")}
+        with pytest.raises(LearnerError, match="gone"):
+            run(tmp_path / "r", recipe=given)
+    saved = max((tmp_path / "r" / "checkpoints").iterdir())
+    facts = json.loads((saved / "trainer" / "facts.json").read_text())
+    first = [name for step in cluster.trained[: facts["step"]] for name in step]
+    assert facts["tasks"] == len(first) + len(facts["outstanding"])
+    cluster.presses, cluster.values, cluster.fails, cluster.drawn = {}, {}, {}, []
+    run(tmp_path / "r", recipe=given, resume=True)
+    outstanding = [name for _, name, _ in cluster.drawn][: len(facts["outstanding"])]
+    assert not set(outstanding) & set(first), "what trained is not sampled again"
+    assert sorted([*first, *(name for step in cluster.trained for name in step)]) == whole
+    assert [line["step"] for line in read_lines(tmp_path / "r" / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_an_evaluation_has_the_weights_of_its_step_and_groups_go_on_beside_it(
+    cluster: FakeCluster, tmp_path: Path
+) -> None:
+    original, seen = cluster._called, []
+
+    def called(call: str) -> None:
+        original(call)
+        if call == "evaluate":
+            seen.append((cluster.step, len(cluster.under_way) > 0))
+
+    cluster._called = called  # type: ignore[method-assign]
+    run(tmp_path / "r", recipe=ahead(2, eval={"tasks": 2, "every": 2}))
+    assert seen == [(0, False), (2, True), (4, False), (6, False)], "all are sampled by step 4"
+
+
+def test_the_age_of_groups_is_in_the_metrics(cluster: FakeCluster, tmp_path: Path) -> None:
+    run(tmp_path / "r", recipe=ahead(2))
+    lines = read_lines(tmp_path / "r" / "metrics.jsonl")
+    assert [line["outstanding"] for line in lines] == [6, 3, 3, 3, 3, 0]
+    for line in lines:
+        assert line["staleness_0"] + line["staleness_1"] + line["staleness_2"] == pytest.approx(1)
+        assert 0 <= line["staleness"] <= line["staleness_max"] <= 2
+        assert line["groups_stale"] == 0 and line["waited"] >= 0
+    assert lines[-1]["staleness_max"] == 2
