@@ -182,8 +182,10 @@ class Stream:
     def _drop(self) -> None:
         """With dynamic sampling, leave out what has arrived without a gradient, which makes room for others."""
         r = self.recipe.rollout
+        if not r.dynamic_sampling:
+            return
         headers = [header for header, _ in self._sorted(self._arrived())]
-        for ticket, (header, group) in self._arrived() if r.dynamic_sampling else []:
+        for ticket, (header, group) in self._arrived():
             if len(self._dropped) >= r.max_refills * r.prompts_per_step or not self.worthwhile(headers):
                 return
             if self.buffer.fate(header, header.min_version) is not Admission.TRAIN:
