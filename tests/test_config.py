@@ -177,6 +177,10 @@ IDLE = [
     (["algorithm.preset=ppo", "algorithm.minibatches=1", "critic.value_clip=0.3"], "critic.value_clip",
      "more than one update in a step, as no value has changed before the first"),
     (["algorithm.preset=ppo", "critic.coefficient=0.3"], "critic.coefficient", 'critic.backbone = "shared"'),
+    (["weights.in_flight=false"], "weights.in_flight",
+     "rollout.max_staleness above 0, since no reply is under way at a push otherwise"),
+    (["rollout.max_staleness=1", "weights.in_flight=false", "weights.recompute_kv=true"], "weights.recompute_kv",
+     "rollout.max_staleness above 0 and weights.in_flight = true"),
     (["rollout.max_refills=3"], "rollout.max_refills", "rollout.dynamic_sampling = true"),
     (["adapter.rank=8"], "adapter.rank", 'an adapter.kind other than "none"'),
     (["adapter.targets=['q_proj']"], "adapter.targets", 'an adapter.kind other than "none"'),
@@ -213,6 +217,10 @@ def test_every_setting_that_can_be_without_effect_is_tried() -> None:
         ["algorithm.loss_per=constant", "algorithm.loss_constant=64"],
         ["algorithm.kl=reward", "algorithm.kl_coefficient=0.1", "algorithm.kl_estimator=k1"],
         ["rollout.dynamic_sampling=true", "rollout.max_refills=1"],
+        ["rollout.max_staleness=2", "weights.in_flight=true", "weights.recompute_kv=true", "rollout.workers=48"],
+        ["rollout.max_staleness=1", "weights.in_flight=false"],
+        ["rollout.max_staleness=1", "algorithm.old_logprobs=learner", "algorithm.correction=token"],
+        ["rollout.max_staleness=1", "algorithm.preset=rloo", "algorithm.correction=icepop"],
         ["adapter.kind=adalora", "adapter.target_rank=4", "adapter.targets=['q_proj', 'v_proj']"],
         ["adapter.kind=lora+", "adapter.lora_plus_ratio=4", "weights.mode=merged"],
         ["hardware.kind=gpu", "adapter.kind=qlora"],
@@ -235,6 +243,16 @@ def test_the_same_settings_pass_where_they_have_an_effect(toml: Path, overrides:
         (["weights.transport=nccl"], 'weights.transport = "nccl" needs hardware.kind = "gpu"'),
         (["weights.transport=ipc"], 'weights.transport = "ipc" needs hardware.kind = "gpu"'),
         (["algorithm.kl=reward"], 'algorithm.kl = "reward" needs algorithm.kl_coefficient above 0'),
+        (
+            ["rollout.max_staleness=2", "algorithm.preset=rloo"],
+            'rollout.max_staleness = 2 trains on replies of older weights, which algorithm.loss = "policy_gradient" '
+            "takes for its own; choose an algorithm.correction",
+        ),
+        (
+            ["rollout.max_staleness=1", "algorithm.old_logprobs=learner"],
+            "rollout.max_staleness = 1 trains on replies of older weights, and with algorithm.old_logprobs = "
+            '"learner" no ratio sees that; choose an algorithm.correction, or old_logprobs = "engine"',
+        ),
         (
             ["algorithm.preset=ppo", "algorithm.advantage_scale=std"],
             'algorithm.advantage_scale = "std" is that of a group, and algorithm.baseline = "critic" has none',

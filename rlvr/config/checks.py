@@ -105,6 +105,16 @@ EFFECTS: tuple[Effect, ...] = (
         holds=lambda r: r.rollout.dynamic_sampling,
     ),
     Effect(
+        keys=("weights.in_flight",),
+        needs="rollout.max_staleness above 0, since no reply is under way at a push otherwise",
+        holds=lambda r: r.rollout.max_staleness > 0,
+    ),
+    Effect(
+        keys=("weights.recompute_kv",),
+        needs="rollout.max_staleness above 0 and weights.in_flight = true",
+        holds=lambda r: r.rollout.max_staleness > 0 and r.weights.in_flight,
+    ),
+    Effect(
         keys=("adapter.rank", "adapter.targets"),
         needs='an adapter.kind other than "none"',
         holds=lambda r: r.adapter.kind != "none",
@@ -143,7 +153,7 @@ def idle_keys(recipe: Recipe, given: Collection[str]) -> Iterator[str]:
 
 def contradictions(recipe: Recipe) -> Iterator[str]:
     """Tell, in a sentence each, which settings cannot stand together."""
-    for check in (_preset, _algorithm, _warmup, _sampling, _room, _rewards, _adapter, _transport, _ranks):
+    for check in (_preset, _algorithm, _warmup, _sampling, _stale, _room, _rewards, _adapter, _transport, _ranks):
         yield from check(recipe)
 
 
@@ -238,12 +248,31 @@ def _sampling(recipe: Recipe) -> Iterator[str]:
         )
 
 
+def _stale(recipe: Recipe) -> Iterator[str]:
+    a, most = recipe.algorithm, recipe.rollout.max_staleness
+    if not most or a.correction != "none":
+        return
+    if a.loss == "policy_gradient":
+        yield (
+            f"rollout.max_staleness = {most} trains on replies of older weights, which algorithm.loss = "
+            '"policy_gradient" takes for its own; choose an algorithm.correction'
+        )
+    elif a.old_logprobs == "learner":
+        yield (
+            f"rollout.max_staleness = {most} trains on replies of older weights, and with algorithm.old_logprobs = "
+            '"learner" no ratio sees that; choose an algorithm.correction, or old_logprobs = "engine"'
+        )
+
+
 def _room(recipe: Recipe) -> Iterator[str]:
     r, h = recipe.rollout, recipe.hardware
     if r.max_new_tokens >= r.max_model_len:
         yield "rollout.max_new_tokens leaves no room for a prompt within rollout.max_model_len"
-    if r.workers > r.prompts_per_step:
-        yield "rollout.workers is above rollout.prompts_per_step, so that some would never work"
+    if r.workers > r.prompts_per_step * (1 + r.max_staleness):
+        yield (
+            "rollout.workers is above rollout.prompts_per_step x (1 + rollout.max_staleness), the groups that may be "
+            "under way at once, so that some would never work"
+        )
     if r.max_model_len > h.tokens_per_microbatch:
         yield (
             f"hardware.tokens_per_microbatch = {h.tokens_per_microbatch} does not hold one reply of "

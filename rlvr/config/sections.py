@@ -106,8 +106,13 @@ class RolloutSection(Section):
     dynamic_sampling: bool = Field(
         default=False, description="drop groups whose replies are all worth the same and sample others in their place"
     )
-    max_refills: PositiveInt = Field(default=3, description="rounds of sampling beyond the first, in one step")
-    max_staleness: Literal[0] = Field(default=0, description="in versions; 0 is strictly on-policy")
+    max_refills: PositiveInt = Field(
+        default=3, description="most groups that a step samples in the place of others, in multiples of its prompts"
+    )
+    max_staleness: int = Field(
+        default=0, ge=0, description="versions that the learner may be ahead of the oldest token it trains on; 0: "
+        "strictly on-policy, workers and learner wait for each other; above: they do not, see [async.md](async.md)",
+    )  # fmt: skip
     workers: PositiveInt = 1
     kv_cache_gib: PositiveInt = Field(default=1, description="on CPU; on GPU vLLM takes a share of the device")
     max_num_seqs: PositiveInt = Field(default=128, description="replies that one engine generates at once")
@@ -116,7 +121,9 @@ class RolloutSection(Section):
         default=None, description="for one reply; none: 5, or as long as the rewards' own limits let a grade take"
     )
     grading_memory_mb: PositiveInt = 2048
-    deadline_s: PositiveFloat = Field(default=600.0, description="for one round of rollouts, and for each evaluation")
+    deadline_s: PositiveFloat = Field(
+        default=600.0, description="longest wait for the next group, and for a step of the learner"
+    )
 
 
 class AdapterSection(Section):
@@ -164,6 +171,12 @@ class WeightsSection(Section):
         default="auto", description="what is pushed: every tensor (full), adapters merged into them first (merged); "
         "auto is merged with an adapter and full without",
     )  # fmt: skip
+    in_flight: bool = Field(
+        default=True, description="replies go on across a push, under new weights; false: a push waits for their end"
+    )
+    recompute_kv: bool = Field(
+        default=False, description="what replies under way have in the KV cache is computed again with new weights"
+    )
     transport: Literal["auto", "shm", "ipc", "nccl"] = "auto"
     deadline_s: PositiveFloat = 180.0
 

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import socket
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -16,17 +15,18 @@ import numpy as np
 import ray
 
 from rlvr.config import Recipe
-from rlvr.errors import ConfigError, EngineError, ResourceError, brief, cause_of
+from rlvr.errors import ConfigError, EngineError, ResourceError, brief
 from rlvr.learner.actor import LearnerActor
 from rlvr.learner.algorithm import Totals
 from rlvr.learner.sft import Demonstration, SftSettings
 from rlvr.loop.settings import algorithm_of, learner_settings_of, payoff_of, rollout_settings_of, transport_of
+from rlvr.loop.traffic import Committed, Errand, Event, Learned, Traffic, resolve
 from rlvr.observe.libraries import preloads
 from rlvr.observe.recorder import make_recorder
 from rlvr.rollout.actor import RolloutActor
 from rlvr.rollout.engine import EngineSettings
 from rlvr.rollout.grading import RewardSpec
-from rlvr.types import Group, GroupHeader, Message, Receipt, Task
+from rlvr.types import Group, GroupHeader, Message, Task
 from rlvr.weights.actor import WeightServiceActor
 from rlvr.weights.export import shared_folder
 from rlvr.weights.service import Fault
@@ -49,6 +49,7 @@ class Cluster:
         self._payoff = payoff_of(recipe)
         self._folder: Path | None = None
         self._workers: dict[str, Any] = {}
+        self._traffic = Traffic(deadline_s=recipe.rollout.deadline_s, lost=self._replace)
         self._engines: dict[str, list[int]] = {}  # the engines' processes on this host, by worker
         self._learner: Any = None
         self._service: Any = None
@@ -71,6 +72,8 @@ class Cluster:
             starting = [worker.start.remote() for worker in self._workers.values()]
             processes = self._get(starting, START_S, "the engines to start")
             self._engines = dict(zip(self._workers, processes, strict=True))
+            for name, worker in self._workers.items():
+                self._traffic.join(name, worker)
             self._get(loading, START_S, "the learner to load the model")
         except BaseException:
             self.__exit__()
@@ -103,42 +106,42 @@ class Cluster:
         deadline = START_S + 6 * self.recipe.weights.deadline_s  # the service's own deadlines come first
         return self._get(self._service.self_test.remote(version), deadline, "the weight self-test")
 
+    def submit(self, errand: Errand) -> None:
+        """Begin to sample a group; an `Arrival` ends it. If its worker dies, it is sampled again elsewhere."""
+        self._traffic.submit(errand)
+
+    def learn(self, references: Sequence[Any], totals: Totals) -> None:
+        """Begin a step of the learner; `Learned` ends it."""
+        self._traffic.begin(
+            self._learner.step.remote(list(references), totals), lambda metrics: Learned(metrics=metrics),
+            "the learner's step", deadline_s=self.recipe.rollout.deadline_s, raised="rollout.deadline_s",
+        )  # fmt: skip
+
+    def publish(self, version: int) -> None:
+        """Begin to push the learner's weights to all workers and to prove them there; `Committed` ends it.
+
+        Returns once the learner has exported them, as its next step changes them.
+        """
+        call = self._service.publish.remote(version)
+        deadline = 4 * self.recipe.weights.deadline_s  # the service's own deadlines come first
+        self._traffic.begin(
+            call, lambda receipts: Committed(version=version, receipts=receipts), "the weight service",
+            deadline_s=deadline,
+        )  # fmt: skip
+        itself = transport_of(self.recipe) in ("ipc", "nccl")  # the learner sends, after it has exported
+        ray.wait([call] if itself else [call, self._service.exported.remote(version)], timeout=deadline)
+
+    def wait(self) -> Event:
+        """Wait for what happens next of all that was begun. Errors: those of what failed; EngineError if late."""
+        return self._traffic.wait()
+
     def rollout(self, tasks: Sequence[Task], seeds: Sequence[int], *, group_size: int, greedy: bool = False) -> Arrived:
-        """Sample one group per task, in the order of tasks. A group whose worker died is sampled again elsewhere."""
-        names = list(self._workers)
-        pending: dict[Any, int] = {}
-        arrived: dict[int, tuple[GroupHeader, Any]] = {}
-        groups: dict[Any, Any] = {}
-
-        def submit(index: int) -> None:
-            worker = self._workers[names[index % len(names)]]
-            header, group = worker.run.remote(tasks[index], group_size, seeds[index], greedy)
-            pending[header], groups[header] = index, group
-
-        for index in range(len(tasks)):
-            submit(index)
-        end = time.monotonic() + self.recipe.rollout.deadline_s
-        while pending:
-            done, _ = ray.wait(list(pending), timeout=max(0.0, end - time.monotonic()))
-            if not done:
-                late = names[next(iter(pending.values())) % len(names)]
-                raise EngineError(
-                    f"{len(pending)} of {len(tasks)} groups did not come within rollout.deadline_s = "
-                    f"{self.recipe.rollout.deadline_s:g} s, {late} owes one; raise it if replies take that long"
-                )
-            index = pending.pop(done[0])
-            try:
-                arrived[index] = (_resolve(done[0]), groups[done[0]])
-            except ray.exceptions.RayActorError as error:
-                self._revive(names[index % len(names)], error)
-                submit(index)
-        return [arrived[i] for i in range(len(tasks))]
-
-    def learn(self, references: Sequence[Any], totals: Totals) -> dict[str, float]:
-        """Let the learner take one step."""
-        call = self._learner.step.remote(list(references), totals)
-        deadline = self.recipe.rollout.deadline_s
-        return dict(self._get(call, deadline, "the learner's step", raised="rollout.deadline_s"))
+        """Sample one group per task, beside all that is under way, and give them in the order of tasks."""
+        numbered = enumerate(zip(tasks, seeds, strict=True))
+        arrived = self._traffic.run(
+            [Errand(ticket=n, task=t, seed=s, group_size=group_size, greedy=greedy) for n, (t, s) in numbered]
+        )
+        return [(one.header, one.group) for one in arrived]
 
     def render_demonstrations(self, conversations: Sequence[Sequence[Message]]) -> list[Demonstration]:
         """Give the token ids of conversations, as an engine would be given the prompt and sample the reply."""
@@ -156,11 +159,6 @@ class Cluster:
     def refer_to(self, folder: Path) -> None:
         """Let the model in a folder be the reference of a KL."""
         self._get(self._learner.refer_to.remote(str(folder.absolute())), START_S, "the learner")
-
-    def publish(self, version: int) -> list[Receipt]:
-        """Push the learner's weights to all workers and prove them there."""
-        deadline = 4 * self.recipe.weights.deadline_s  # the service's own deadlines come first
-        return list(self._get(self._service.publish.remote(version), deadline, "the weight service"))
 
     def fetch(self, references: Sequence[Any]) -> list[Group]:
         """Bring groups to the driver."""
@@ -202,6 +200,10 @@ class Cluster:
                 self.warn(f"{counted - known} grading process(es) of {name} were killed from outside and replaced")
             self._counted[name] = counted  # a worker that was replaced counts from 0 again
         return self._lost
+
+    def _replace(self, name: str, error: Exception) -> None:
+        self._revive(name, error)
+        self._traffic.join(name, self._workers[name])
 
     def _revive(self, name: str, error: Exception) -> None:
         """Put a new worker in the place of a dead one; it serves nothing before its weights are proven."""
@@ -262,23 +264,13 @@ class Cluster:
         """Wait for a result. `raised` names the key that allows for a longer wait."""
         try:
             if isinstance(reference, list):
-                return [_resolve(one, timeout=timeout) for one in reference]
-            return _resolve(reference, timeout=timeout)
+                return [resolve(one, timeout=timeout) for one in reference]
+            return resolve(reference, timeout=timeout)
         except ray.exceptions.GetTimeoutError as error:
             advice = f"; raise {raised} if it takes that long" if raised else ""
             raise EngineError(f"the driver waited {timeout:g} s for {what}{advice}") from error
         except ray.exceptions.RayActorError as error:
             raise EngineError(f"an actor died while the driver waited for {what}: {brief(error)}") from error
-
-
-def _resolve(reference: Any, *, timeout: float | None = None) -> Any:
-    try:
-        return ray.get(reference, timeout=timeout)
-    except ray.exceptions.RayTaskError as error:
-        cause = cause_of(error)
-        if cause is error:
-            raise EngineError(f"an actor failed: {brief(getattr(error, 'cause', error))}") from error
-        raise cause from None
 
 
 def _start_ray(address: str | None) -> None:

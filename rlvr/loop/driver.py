@@ -16,11 +16,11 @@ from rlvr.loop import evaluate
 from rlvr.loop.cluster import Cluster
 from rlvr.loop.failed import kept_for_replay, rollouts_on_disk, saved_if_stopped
 from rlvr.loop.guard import Guard
-from rlvr.loop.ledger import RunDirectory, TaskStream, eval_tasks
+from rlvr.loop.ledger import Place, RunDirectory, TaskStream, eval_tasks
 from rlvr.loop.results import evaluation, show, summary_of
-from rlvr.loop.sampling import sample_step
 from rlvr.loop.settings import buffer_of, compares_within_groups
 from rlvr.loop.stop import Interrupted, stop_signals
+from rlvr.loop.stream import Stream
 from rlvr.loop.truthfulness import truthfulness_metrics
 from rlvr.loop.warm_start import STOPPED_WITHIN, after_warm_start, warm_up
 from rlvr.observe.metrics import append_line, as_line, push_metrics, step_metrics, write_json
@@ -56,7 +56,7 @@ def train(
     with Cluster(recipe, model=model, warn=view.warn) as cluster, stop_signals(view.warn) as stop:
         if checkpoint:
             cluster.restore(checkpoint)
-        step, taken = run.resume(recipe, facts) if facts else (0, 0)
+        step, place = run.resume(recipe, facts) if facts else (0, Place())
         warms_up = recipe.sft is not None and checkpoint is None
         stop.then = STOPPED_WITHIN if warms_up else stop.then
         if fault and fault.version < step:
@@ -71,37 +71,40 @@ def train(
             warm_up(cluster, run, recipe, environment=environment, held_out=held_out, view=view, stop=stop)
         warmed = after_warm_start(cluster, run, recipe, step, held_out=held_out, view=view, before=before)
 
-        stream = TaskStream(environment, name=recipe.environment.name, seed=recipe.seed, skip=taken)
-        buffer, guard = buffer_of(recipe), Guard(recipe.guard, within_groups=compares_within_groups(recipe))
+        guard = Guard(recipe.guard, within_groups=compares_within_groups(recipe))
+        tasks = TaskStream(environment, name=recipe.environment.name, seed=recipe.seed, place=place)
+        stream = Stream(cluster, tasks, buffer_of(recipe), recipe=recipe, step=step, worthwhile=guard.graded)
         with rollouts_on_disk(cluster):
             while step < recipe.steps and not stop.asked:
                 seconds = _Clock()
                 with seconds.phase("rollout"):
-                    sampled = sample_step(cluster, stream, buffer, recipe=recipe, step=step, worthwhile=guard.graded)
-                cluster.record(step + 1, sampled.arrived)  # before anything can fail that these rollouts explain
-                headers, admitted = sampled.headers, sampled.admitted
-                with saved_if_stopped(cluster, run, recipe, step, taken):
+                    taken = stream.take()
+                cluster.record(step + 1, taken.arrived)  # before anything can fail that these rollouts explain
+                headers, admitted = taken.headers, taken.admitted
+                with saved_if_stopped(cluster, run, recipe, step, place):
                     guard.check(headers, admitted.counts, step=step + 1)
-                with seconds.phase("learn"), kept_for_replay(cluster, run, recipe, step, taken, admitted=admitted):
-                    learned = cluster.learn(admitted.references, admitted.totals) | sampled.metrics()
-                step, taken = step + 1, stream.taken
+                with seconds.phase("learn"), kept_for_replay(cluster, run, recipe, step, place, admitted=admitted):
+                    learned = stream.learn(admitted) | taken.metrics()
+                step, place = step + 1, stream.place
                 with seconds.phase("push"):
-                    receipts = cluster.publish(step)
+                    receipts = stream.publish(step)
                 if recipe.eval.every and step % recipe.eval.every == 0 and step < recipe.steps:
                     with seconds.phase("eval"):
+                        stream.settle()
                         lines = evaluation(run.path / f"eval_step-{step:06d}.jsonl", cluster, held_out, reuse=False)
                     learned |= truthfulness_metrics(lines, weights=recipe.eval.truthfulness)
                     show(view, f"at step {step}", lines, recipe, before=before)
                 if recipe.checkpoint.every and step % recipe.checkpoint.every == 0 and step < recipe.steps:
                     with seconds.phase("checkpoint"):
-                        run.save(cluster, recipe, step=step, taken=taken)
+                        run.save(cluster, recipe, step=step, place=place)
                 report = _report(
                     step, headers, learned, receipts, seconds=seconds.total(), cluster=cluster, recipe=recipe
                 )
                 append_line(run.metrics, as_line(report))
                 view.step(report)
                 trackers.log(step, as_line(report))
-        run.save(cluster, recipe, step=step, taken=taken)
+        run.save(cluster, recipe, step=step, place=place)
+        stream.settle()
         trackers.finish()
         if stop.asked:
             raise Interrupted(f"stopped after step {step} of {recipe.steps} and saved in {run.path}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rlvr.config import Recipe
 from rlvr.errors import CheckpointError, GradingError, LearnerError, NonFiniteError, RlvrError
 from rlvr.loop.buffer import Admitted
-from rlvr.loop.ledger import RunDirectory, facts_of
+from rlvr.loop.ledger import Place, RunDirectory, facts_of
 from rlvr.loop.replay import FailedStep, save_batch
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def rollouts_on_disk(cluster: Cluster) -> Iterator[None]:
 
 
 @contextmanager
-def saved_if_stopped(cluster: Cluster, run: RunDirectory, recipe: Recipe, step: int, taken: int) -> Iterator[None]:
+def saved_if_stopped(cluster: Cluster, run: RunDirectory, recipe: Recipe, step: int, place: Place) -> Iterator[None]:
     """Save the last whole step where the guard stops the run."""
     try:
         yield
@@ -40,7 +40,7 @@ def saved_if_stopped(cluster: Cluster, run: RunDirectory, recipe: Recipe, step: 
         if step == 0 or run.saved(step):
             raise
         try:
-            run.save(cluster, recipe, step=step, taken=taken)
+            run.save(cluster, recipe, step=step, place=place)
         except CheckpointError:
             raise error from None  # why the run stops matters more
         raise type(error)(f"{error}; step {step} is saved, go on with --resume") from error
@@ -48,14 +48,14 @@ def saved_if_stopped(cluster: Cluster, run: RunDirectory, recipe: Recipe, step: 
 
 @contextmanager
 def kept_for_replay(
-    cluster: Cluster, run: RunDirectory, recipe: Recipe, step: int, taken: int, *, admitted: Admitted
+    cluster: Cluster, run: RunDirectory, recipe: Recipe, step: int, place: Place, *, admitted: Admitted
 ) -> Iterator[None]:
     """Keep batch and weights of a step that is not finite."""
     try:
         yield
     except NonFiniteError as error:
         try:
-            _keep(cluster, run, recipe, step, taken, admitted=admitted, error=error)
+            _keep(cluster, run, recipe, step, place, admitted=admitted, error=error)
         except RlvrError as lost:
             raise NonFiniteError(f"{error}; its batch could not be kept: {lost}") from error
         again = shlex.join(["rlvr", "replay", str(run.path), "--step", str(step + 1)])
@@ -63,7 +63,7 @@ def kept_for_replay(
 
 
 def _keep(
-    cluster: Cluster, run: RunDirectory, recipe: Recipe, step: int, taken: int, *, admitted: Admitted,
+    cluster: Cluster, run: RunDirectory, recipe: Recipe, step: int, place: Place, *, admitted: Admitted,
     error: NonFiniteError,
 ) -> None:  # fmt: skip
     folder, groups = run.failed(step + 1), tuple(cluster.fetch(admitted.references))
@@ -71,6 +71,6 @@ def _keep(
     if not step or run.saved(step):
         return
     if recipe.algorithm.updates == 1 and recipe.critic is None:
-        run.save(cluster, recipe, step=step, taken=taken)
+        run.save(cluster, recipe, step=step, place=place)
     else:  # an update of the step may have been taken
-        cluster.save(folder / "weights", facts_of(recipe, step=step, taken=taken))
+        cluster.save(folder / "weights", facts_of(recipe, step=step, place=place))

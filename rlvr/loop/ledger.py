@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,10 +17,18 @@ from rlvr.learner.checkpoint import latest
 from rlvr.observe.metrics import keep_until, write_json
 from rlvr.types import Environment, Task
 
-__all__ = ["RunDirectory", "TaskStream", "eval_tasks", "facts_of"]
+__all__ = ["Place", "RunDirectory", "TaskStream", "eval_tasks", "facts_of"]
 
 # What may change between a run and its continuation; everything else determines the numbers.
 FREE = {"steps", "eval", "checkpoint", "track", "guard", "name"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a run stands in its stream of tasks between two steps. A ticket is a task's place in it, from 0."""
+
+    submitted: int = 0  # tickets given out
+    outstanding: tuple[int, ...] = ()  # those of them that neither trained nor were dropped: a resumed run's first
 
 
 class Saves(Protocol):
@@ -30,9 +39,10 @@ class Saves(Protocol):
         ...
 
 
-def facts_of(recipe: Recipe, *, step: int, taken: int) -> dict[str, Any]:
+def facts_of(recipe: Recipe, *, step: int, place: Place) -> dict[str, Any]:
     """Give what a checkpoint says of the run beside its weights."""
-    return {"step": step, "tasks": taken, "recipe": recipe.model_dump(mode="json")}
+    stands = {"tasks": place.submitted, "outstanding": list(place.outstanding)}
+    return {"step": step, **stands, "recipe": recipe.model_dump(mode="json")}
 
 
 def _other_keys(before: Mapping[str, Any], now: Mapping[str, Any], section: str) -> bool:
@@ -71,11 +81,12 @@ class RunDirectory:
     def facts(self, checkpoint: Path | None) -> dict[str, Any]:
         """Give the facts that a checkpoint was saved with, or those of the beginning. Errors: CheckpointError."""
         if checkpoint is None:
-            return {"step": 0, "tasks": 0, "recipe": self.recipe()}
+            return {"step": 0, "tasks": 0, "outstanding": [], "recipe": self.recipe()}
         try:
             with boundary("reading"):
                 found = json.loads((checkpoint / "trainer" / "facts.json").read_text())
-                return {name: found[name] for name in ("step", "tasks", "recipe")}
+                known = {name: found[name] for name in ("step", "tasks", "recipe")}
+                return known | {"outstanding": found.get("outstanding", [])}  # older versions had none, and no such key
         except BoundaryError as error:
             raise CheckpointError(f"the checkpoint {checkpoint} cannot be read: {error.reason}") from error
 
@@ -99,16 +110,16 @@ class RunDirectory:
             )
         return facts
 
-    def resume(self, recipe: Recipe, facts: Mapping[str, Any]) -> tuple[int, int]:
-        """Drop what came after the checkpoint. Gives its step, and how many tasks were taken until then."""
+    def resume(self, recipe: Recipe, facts: Mapping[str, Any]) -> tuple[int, Place]:
+        """Drop what came after the checkpoint. Gives its step, and where the run stood then."""
         step = int(facts["step"])
         keep_until(self.metrics, step)
         write_json(self.path / "config.json", recipe.model_dump(mode="json"))
-        return step, int(facts["tasks"])
+        return step, Place(submitted=int(facts["tasks"]), outstanding=tuple(map(int, facts["outstanding"])))
 
-    def save(self, cluster: Saves, recipe: Recipe, *, step: int, taken: int) -> None:
+    def save(self, cluster: Saves, recipe: Recipe, *, step: int, place: Place) -> None:
         """Write the checkpoint of a step, and remove old ones. Errors: CheckpointError."""
-        cluster.save(self.checkpoint(step), facts_of(recipe, step=step, taken=taken))
+        cluster.save(self.checkpoint(step), facts_of(recipe, step=step, place=place))
         self.prune(recipe.checkpoint.keep, spare_first=recipe.sft is not None)
 
     def recipe(self) -> dict[str, Any]:
@@ -155,15 +166,17 @@ class TaskStream:
     Errors of all that reads tasks: PluginError that names the environment, whatever its code raises.
     """
 
-    def __init__(self, environment: Environment, *, name: str, seed: int, skip: int) -> None:
-        self.taken = skip
+    def __init__(self, environment: Environment, *, name: str, seed: int, place: Place) -> None:
+        """Go on at a place; `again` holds the tasks outstanding there, by ticket."""
+        self.submitted = place.submitted
         self._tasks = self._endless(environment, name, seed)
-        next(islice(self._tasks, skip, skip), None)
+        wanted = set(place.outstanding)
+        self.again = {n: task for n, task in enumerate(islice(self._tasks, place.submitted)) if n in wanted}
 
-    def take(self, count: int) -> list[Task]:
-        """Give the next tasks."""
-        self.taken += count
-        return list(islice(self._tasks, count))
+    def take(self, count: int) -> dict[int, Task]:
+        """Give the next tasks by their tickets."""
+        first, self.submitted = self.submitted, self.submitted + max(0, count)
+        return dict(enumerate(islice(self._tasks, self.submitted - first), start=first))
 
     @staticmethod
     def _endless(environment: Environment, name: str, seed: int) -> Iterator[Task]:

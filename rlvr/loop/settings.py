@@ -71,10 +71,11 @@ def buffer_of(recipe: Recipe) -> Buffer:
 
 def rollout_settings_of(recipe: Recipe) -> RolloutSettings:
     """Give how replies are sampled."""
-    r = recipe.rollout
+    r, w = recipe.rollout, recipe.weights
     return RolloutSettings(
-        max_new_tokens=r.max_new_tokens, temperature=r.temperature, max_model_len=r.max_model_len, truncated=r.truncated
-    )
+        max_new_tokens=r.max_new_tokens, temperature=r.temperature, max_model_len=r.max_model_len,
+        truncated=r.truncated, in_flight=w.in_flight, recompute_kv=w.recompute_kv,
+    )  # fmt: skip
 
 
 def learner_settings_of(recipe: Recipe, *, cores: int) -> dict[str, Any]:

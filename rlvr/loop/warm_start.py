@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rlvr.config import Recipe
 from rlvr.errors import BoundaryError, ConfigError, NonFiniteError, PluginError, boundary
 from rlvr.learner.sft import SftSettings, order_of, updates_of
-from rlvr.loop.ledger import RunDirectory
+from rlvr.loop.ledger import Place, RunDirectory
 from rlvr.loop.results import evaluation, show
 from rlvr.loop.stop import Interrupted, Stop
 from rlvr.observe.metrics import append_line
@@ -49,7 +49,8 @@ def warm_up(
         raise Interrupted("stopped within the warm start, which begins anew")
     stop.then = Stop.then
     cluster.publish(0)
-    run.save(cluster, recipe, step=0, taken=0)
+    cluster.wait()
+    run.save(cluster, recipe, step=0, place=Place())
 
 
 def after_warm_start(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -18,6 +19,8 @@ from rlvr.weights.service import Fault, WeightService
 
 __all__ = ["WeightServiceActor"]
 
+FIRST = -2  # below every version, that of a self-test before a warm start too
+
 
 @ray.remote(num_cpus=0)
 class WeightServiceActor:
@@ -27,8 +30,14 @@ class WeightServiceActor:
         self, learner: Any, workers: dict[str, Any], *, sequences: Sequence[NDArray[np.int32]], folder: str,
         deadline_s: float, fault: Fault | None, transport: str,
     ) -> None:  # fmt: skip
-        def export_there(**request: Any) -> Any:
-            return learner.export.remote(export, **request)
+        self._exported, self._progress = FIRST, asyncio.Condition()
+
+        async def export_there(**request: Any) -> Any:
+            answer = await learner.export.remote(export, **request)
+            async with self._progress:
+                self._exported = request["version"]
+                self._progress.notify_all()
+            return answer
 
         receivers = {name: _receiver(name, handle) for name, handle in workers.items()}
         send = (
@@ -51,6 +60,11 @@ class WeightServiceActor:
         """See `WeightService.publish`."""
         with unwrapped():
             return await self._service.publish(version)
+
+    async def exported(self, version: int) -> None:
+        """Return once the learner has written a version down, so that it may change its weights again."""
+        async with self._progress:
+            await self._progress.wait_for(lambda: self._exported >= version)
 
     async def join(self, worker: str, handle: Any) -> Receipt:
         """See `WeightService.join`."""

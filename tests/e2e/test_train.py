@@ -301,6 +301,26 @@ def test_a_resumed_run_equals_the_run_that_never_stopped(stopped: tuple[Path, st
         assert sum(same) / len(same) >= (0.9 if step <= steps + 1 else 0.7), f"step {step}"
 
 
+@pytest.mark.slow
+def test_an_asynchronous_run_goes_on_with_what_was_outstanding(tmp_path: Path) -> None:
+    given = RECIPE.replace("steps = 8", "steps = 5").replace("[rollout]", "[rollout]\nmax_staleness = 2")
+    (tmp_path / "recipe.toml").write_text(given.replace("tasks = 96", "tasks = 16"))
+    status, said = interrupted("recipe.toml", tmp_path, after_step=2)
+    assert status == 130, said
+    run = tmp_path / "runs" / "short"
+    facts = json.loads((checkpoint(run) / "trainer" / "facts.json").read_text())
+    assert facts["outstanding"] and facts["tasks"] == 8 * facts["step"] + len(facts["outstanding"])
+    done = rlvr("train", "recipe.toml", "--resume", folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    sampled = [tasks_of(file) for file in sorted((run / "rollouts").glob("step-*.jsonl"))]
+    assert [len(step) for step in sampled] == [8] * 5
+    expected = expected_tasks(tmp_path / "recipe.toml")
+    assert sorted(one for step in sampled for one in step) == sorted(one for step in expected for one in step)
+    lines = read_lines(run / "metrics.jsonl")
+    assert all(line["staleness_max"] <= 2 and line["mismatch"] < 0.05 for line in lines)
+    assert any(line["staleness"] > 0 for line in lines)
+
+
 @pytest.mark.slow  # test_engine_weights.py sees every fault caught by a real engine, in less time
 @pytest.mark.parametrize("fault", [f"weights.{name}" for name in ("stale_head", "corrupt", "drop", "partial")])
 def test_an_injected_fault_ends_the_run(fault: str, tmp_path: Path) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from rlvr.config import Recipe
 from rlvr.errors import CheckpointError, ConfigError, PluginError, ResourceError
-from rlvr.loop.ledger import RunDirectory, TaskStream, eval_tasks
+from rlvr.loop.ledger import Place, RunDirectory, TaskStream, eval_tasks, facts_of
 from rlvr.observe.metrics import append_line, read_lines
 from rlvr.testing import task
 from rlvr.types import Task
@@ -34,8 +34,9 @@ class Empty:
         return iter(())
 
 
-def questions(tasks: list[Task]) -> list[str]:
-    return [one.messages[0]["content"] for one in tasks]
+def questions(tasks: Mapping[int, Task] | Iterable[Task]) -> list[str]:
+    found = tasks.values() if isinstance(tasks, Mapping) else tasks
+    return [one.messages[0]["content"] for one in found]
 
 
 def test_a_new_run_writes_down_what_it_is(tmp_path: Path) -> None:
@@ -83,9 +84,9 @@ def test_resuming_drops_what_came_after_the_checkpoint(tmp_path: Path) -> None:
     run.begin(recipe())
     for step in range(1, 5):
         append_line(run.metrics, {"step": step})
-    facts = {"step": 2, "tasks": 37, "recipe": recipe().model_dump(mode="json")}
+    facts = {"step": 2, "tasks": 37, "outstanding": [33, 36], "recipe": recipe().model_dump(mode="json")}
     longer = recipe(steps=9, eval={"tasks": 64}, checkpoint={"every": 1}, guard={"dead_steps": 9}, name="other")
-    assert run.resume(longer, facts) == (2, 37)
+    assert run.resume(longer, facts) == (2, Place(submitted=37, outstanding=(33, 36)))
     assert read_lines(run.metrics) == [{"step": 1}, {"step": 2}]
     assert json.loads((run.path / "config.json").read_text())["steps"] == 9
 
@@ -128,6 +129,16 @@ def test_the_schedule_of_adalora_does_not_outlast_its_run(tmp_path: Path) -> Non
         run.compare(longer, facts)
 
 
+def test_facts_say_what_is_outstanding_and_older_ones_had_nothing(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "r")
+    (run.checkpoint(3) / "trainer").mkdir(parents=True)
+    place = Place(submitted=9, outstanding=(4, 7))
+    for facts in (facts_of(recipe(), step=3, place=place), {"step": 3, "tasks": 9, "recipe": {}}):
+        (run.checkpoint(3) / "trainer" / "facts.json").write_text(json.dumps(facts))
+        found = run.facts(run.checkpoint(3))
+        assert (found["tasks"], found["outstanding"]) == (9, facts.get("outstanding", []))
+
+
 def test_facts_that_cannot_be_read_are_one_sentence(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "r")
     (run.checkpoint(3) / "trainer").mkdir(parents=True)
@@ -152,26 +163,28 @@ def test_the_newest_checkpoint_or_a_sentence(tmp_path: Path) -> None:
 
 
 def test_a_stream_reads_a_finite_environment_again_with_another_seed() -> None:
-    stream = TaskStream(Three(), name="e", seed=7, skip=0)
+    stream = TaskStream(Three(), name="e", seed=7, place=Place())
     assert questions(stream.take(4)) == ["train 7 0", "train 7 1", "train 7 2", "train 8 0"]
     assert questions(stream.take(3)) == ["train 8 1", "train 8 2", "train 9 0"]
 
 
-def test_a_stream_counts_what_was_taken() -> None:
-    stream = TaskStream(Three(), name="e", seed=7, skip=5)
-    stream.take(4)
-    assert stream.taken == 9
+def test_a_stream_gives_each_task_its_ticket() -> None:
+    stream = TaskStream(Three(), name="e", seed=7, place=Place(submitted=5, outstanding=(1, 4)))
+    assert {n: questions([one]) for n, one in stream.again.items()} == {1: ["train 7 1"], 4: ["train 8 1"]}
+    assert list(stream.take(4)) == [5, 6, 7, 8]
+    assert stream.take(0) == stream.take(-3) == {}
+    assert stream.submitted == 9
 
 
 @pytest.mark.parametrize("skip", [0, 2, 3, 8])
 def test_a_continued_stream_goes_on_where_it_stood(skip: int) -> None:
-    whole = questions(TaskStream(Three(), name="e", seed=0, skip=0).take(skip + 5))
-    assert questions(TaskStream(Three(), name="e", seed=0, skip=skip).take(5)) == whole[skip:]
+    whole = questions(TaskStream(Three(), name="e", seed=0, place=Place()).take(skip + 5))
+    assert questions(TaskStream(Three(), name="e", seed=0, place=Place(submitted=skip)).take(5)) == whole[skip:]
 
 
 def test_an_environment_without_tasks_is_named() -> None:
     with pytest.raises(PluginError, match="environment 'e' has no training tasks"):
-        TaskStream(Empty(), name="e", seed=0, skip=0).take(1)
+        TaskStream(Empty(), name="e", seed=0, place=Place()).take(1)
     with pytest.raises(PluginError, match=r"environment 'e' has 2 held-out tasks, eval.tasks asks for 3; lower it"):
         eval_tasks(Three(), name="e", count=3)
 
@@ -212,7 +225,7 @@ def test_what_an_environment_raises_is_one_sentence(after: int, error: Exception
         eval_tasks(environment, name="e", count=3)
     assert str(caught.value) == f"environment 'e': {said}"
     with pytest.raises(PluginError) as caught:
-        stream = TaskStream(environment, name="e", seed=0, skip=0)
+        stream = TaskStream(environment, name="e", seed=0, place=Place())
         for _ in range(3):
             stream.take(1)
     assert str(caught.value) == f"environment 'e': {said}"

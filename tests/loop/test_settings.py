@@ -49,6 +49,13 @@ def test_the_worker_is_told_of_cut_replies() -> None:
     assert rollout_settings_of(recipe()).truncated == "score"
 
 
+def test_the_worker_is_told_what_a_push_does_to_running_groups() -> None:
+    assert (rollout_settings_of(recipe()).in_flight, rollout_settings_of(recipe()).recompute_kv) == (True, False)
+    for weights in ({"in_flight": False}, {"recompute_kv": True}):
+        told = rollout_settings_of(recipe(rollout={"max_staleness": 1}, weights=weights))
+        assert (told.in_flight, told.recompute_kv) == (weights.get("in_flight", True), "recompute_kv" in weights)
+
+
 def test_the_learner_is_told_of_the_machine() -> None:
     made = recipe(hardware={"threads": 3, "precision": "float32", "gradient_checkpointing": True})
     told = learner_settings_of(made, cores=8)

@@ -15,7 +15,7 @@ from helpers import make_learner, random_groups, totals_of
 from rlvr.errors import CheckpointError, ResourceError
 from rlvr.learner.algorithm import CriticSettings
 from rlvr.loop.buffer import Buffer
-from rlvr.loop.sampling import Sampled
+from rlvr.loop.stream import Taken
 from rlvr.loop.truthfulness import truthfulness_metrics
 from rlvr.observe import metrics as m
 from rlvr.types import GroupHeader, Receipt, StepReport
@@ -92,7 +92,8 @@ def test_every_metric_has_a_meaning_and_every_meaning_a_metric(tied_model):
         groups = random_groups()
         found |= make_learner(tied_model, **algorithm).step(groups, totals_of(groups))
     buffer = Buffer(max_staleness=0, flat_groups_have_no_gradient=True)
-    found |= Sampled(arrived=[], admitted=buffer.admit([], 0), refills=0).metrics()
+    admitted = buffer.admit([(header([1.0, 0.0], ["CORRECT", "WRONG"]), "group")], 0)
+    found |= Taken(arrived=[], admitted=admitted, most_stale=0, outstanding=0, refills=0, waited=0.0).metrics()
     line = {"verdict": "CORRECT", "parts": {}, "task_id": "t"}
     found |= truthfulness_metrics([line], weights=(1.0, 0.0, 1.0))
     assert {"critic_grad_norm", "value_loss", "kl", "effective_sample_size"} <= set(found)
