@@ -45,8 +45,8 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe as JSON and stop.")] = False,
     inject: Annotated[
         str | None,
-        typer.Option(metavar="FAULT@VERSION", help="Break a weight push on purpose, to see it caught: weights.corrupt, "
-                     "weights.drop, weights.partial or weights.stale_head."),
+        typer.Option(metavar="FAULT@VERSION", help="Break a weight push on purpose, to see it caught (weights.corrupt, "
+                     "drop, partial, stale_head) or survived (weights.kill, hang, slow, duplicate, reorder)."),
     ] = None,
 ) -> None:  # fmt: skip
     """Train a model by a recipe, with held-out evaluation before and after."""
@@ -61,7 +61,7 @@ def train(
     _require_training()
     from rlvr.loop.driver import Interrupted
     from rlvr.loop.driver import train as run
-    from rlvr.weights.service import parse_fault
+    from rlvr.weights.faults import parse_fault
 
     try:
         fault = parse_fault(inject) if inject else None
@@ -85,10 +85,12 @@ def train(
             view.warn(f"{stopped}; go on with: {shlex.join([*again, '--resume'])}")
             raise typer.Exit(130) from None
     if fault:
-        if fault.version <= summary["steps"]:
+        if fault.version > summary["steps"]:
+            typer.echo(f"the injected fault {inject} was never reached", err=True)
+            raise typer.Exit(1)
+        if not fault.survived:
             raise WeightProofError("all", fault.version, "the injected fault was pushed and nothing noticed")
-        typer.echo(f"the injected fault {inject} was never reached", err=True)
-        raise typer.Exit(1)
+        typer.echo(f"the injected fault {inject} was survived")
 
 
 @app.command(name="eval")

@@ -12,6 +12,7 @@ __all__ = [
     "EngineError",
     "GradingError",
     "LearnerError",
+    "LostWorkerError",
     "ModelError",
     "NonFiniteError",
     "PluginError",
@@ -55,6 +56,17 @@ class ResourceError(RlvrError):
 
 class EngineError(RlvrError):
     """The generation engine failed or did not answer in time."""
+
+
+class LostWorkerError(EngineError):
+    """A rollout worker died or did not answer in time; where others are left they go on without it."""
+
+    def __init__(self, worker: str, reason: str) -> None:
+        super().__init__(worker, reason)
+        self.worker, self.reason = worker, reason
+
+    def __str__(self) -> str:
+        return f"{self.worker} {self.reason}"
 
 
 class LearnerError(RlvrError):

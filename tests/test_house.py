@@ -38,7 +38,10 @@ TOP = LAYER["loop"]
 # Heavy neighbours, and the few files that may know them. Everybody else stays quick to import and easy to test.
 GUESTS = {
     "vllm": ["rlvr/rollout/vllm_engine.py", "rlvr/weights/transport.py"],
-    "ray": ["rlvr/*/actor.py", "rlvr/observe/recorder.py", "rlvr/loop/cluster.py", "rlvr/loop/traffic.py"],
+    "ray": [
+        "rlvr/*/actor.py", "rlvr/observe/recorder.py", "rlvr/loop/cluster.py", "rlvr/loop/traffic.py",
+        "rlvr/loop/workers.py",
+    ],  # fmt: skip
     "transformers": ["rlvr/learner/*.py", "rlvr/rollout/render.py"],
     "peft": ["rlvr/learner/*.py", "rlvr/rollout/render.py"],
 }

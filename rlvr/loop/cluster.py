@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +18,8 @@ from rlvr.learner.actor import LearnerActor
 from rlvr.learner.algorithm import Totals
 from rlvr.learner.sft import Demonstration, SftSettings
 from rlvr.loop.settings import algorithm_of, learner_settings_of, payoff_of, rollout_settings_of, transport_of
-from rlvr.loop.traffic import Committed, Errand, Event, Learned, Traffic, resolve
+from rlvr.loop.traffic import Committed, Errand, Event, Learned, Traffic
+from rlvr.loop.workers import START_S, Workers, resolve
 from rlvr.observe.libraries import preloads
 from rlvr.observe.recorder import make_recorder
 from rlvr.rollout.actor import RolloutActor
@@ -29,13 +28,14 @@ from rlvr.rollout.grading import RewardSpec
 from rlvr.types import Group, GroupHeader, Message, Task
 from rlvr.weights.actor import WeightServiceActor
 from rlvr.weights.export import shared_folder
-from rlvr.weights.service import Fault
+from rlvr.weights.faults import Fault
+from rlvr.weights.service import Published
 
 __all__ = ["Cluster"]
 
 Arrived = list[tuple[GroupHeader, Any]]
-START_S = 600.0
 CANARY_SEQUENCES, CANARY_TOKENS = 4, 64
+PULSE_S = 30.0  # for a worker to answer what takes it no time
 
 
 class Cluster:
@@ -43,14 +43,18 @@ class Cluster:
 
     def __init__(self, recipe: Recipe, *, model: Path, warn: Callable[[str], None]) -> None:
         self.recipe, self.model, self.warn = recipe, model, warn
-        self.restarts = 0
         self._lost = 0  # grading processes
         self._counted: dict[str, int] = {}  # by worker
         self._payoff = payoff_of(recipe)
         self._folder: Path | None = None
-        self._workers: dict[str, Any] = {}
-        self._traffic = Traffic(deadline_s=recipe.rollout.deadline_s, lost=self._replace)
-        self._engines: dict[str, list[int]] = {}  # the engines' processes on this host, by worker
+        self._workers = Workers(
+            self._make_worker, transport=transport_of(recipe), deadline_s=recipe.weights.deadline_s, warn=warn,
+            joined=lambda name, handle: self._traffic.join(name, handle), left=lambda name: self._traffic.leave(name),
+        )  # fmt: skip
+        self._traffic = Traffic(
+            deadline_s=recipe.rollout.deadline_s, newcomers=self._workers,
+            lost=lambda name, error: self._workers.lost(name, f"died ({brief(error, limit=120)})"),
+        )  # fmt: skip
         self._learner: Any = None
         self._service: Any = None
         self._recorder: Any = None
@@ -68,12 +72,8 @@ class Cluster:
                 .remote(str(self.model), algorithm_of(self.recipe), place=self._place(), **settings)
             )
             loading = self._learner.start.remote()
-            self._workers = {f"worker-{i}": self._start_worker(i) for i in range(self.recipe.rollout.workers)}
-            starting = [worker.start.remote() for worker in self._workers.values()]
-            processes = self._get(starting, START_S, "the engines to start")
-            self._engines = dict(zip(self._workers, processes, strict=True))
-            for name, worker in self._workers.items():
-                self._traffic.join(name, worker)
+            starting = self._workers.begin(self.recipe.rollout.workers)
+            self._workers.started(self._get(starting, START_S, "the engines to start"))
             self._get(loading, START_S, "the learner to load the model")
         except BaseException:
             self.__exit__()
@@ -83,9 +83,7 @@ class Cluster:
     def __exit__(self, *_: object) -> None:
         """Shut everything down and remove the shared files."""
         try:
-            ending = [handle.stop.remote() for handle in self._workers.values()]
-            if ending:
-                ray.wait(ending, num_returns=len(ending), timeout=20)
+            self._workers.stop(20)
             ray.shutdown()
         finally:
             if self._folder is not None:
@@ -95,16 +93,18 @@ class Cluster:
         """Start the weight service, test it on perturbed weights, and bring all workers to `version`."""
         if fault and transport_of(self.recipe) != "shm":
             raise ConfigError(f"--inject works on the shm transport only, not on {transport_of(self.recipe)}")
-        render = next(iter(self._workers.values())).render
+        render = self._any_worker().render
         prompts = self._get([render.remote(t.messages) for t in tasks[:CANARY_SEQUENCES]], START_S, "the canary")
         sequences = [np.asarray(ids[-CANARY_TOKENS:]) for ids in prompts]
         self._service = cast(Any, WeightServiceActor).remote(
-            self._learner, self._workers, sequences=sequences, folder=str(self._folder),
+            self._learner, self._workers.serving, sequences=sequences, folder=str(self._folder),
             deadline_s=self.recipe.weights.deadline_s, fault=fault,
             transport=transport_of(self.recipe),
         )  # fmt: skip
         deadline = START_S + 6 * self.recipe.weights.deadline_s  # the service's own deadlines come first
-        return self._get(self._service.self_test.remote(version), deadline, "the weight self-test")
+        proof = self._get(self._service.self_test.remote(version), deadline, "the weight self-test")
+        self._workers.serve(self._service)
+        return dict(proof)
 
     def submit(self, errand: Errand) -> None:
         """Begin to sample a group; an `Arrival` ends it. If its worker dies, it is sampled again elsewhere."""
@@ -123,13 +123,15 @@ class Cluster:
         Returns once the learner has exported them, as its next step changes them.
         """
         call = self._service.publish.remote(version)
-        deadline = 4 * self.recipe.weights.deadline_s  # the service's own deadlines come first
-        self._traffic.begin(
-            call, lambda receipts: Committed(version=version, receipts=receipts), "the weight service",
-            deadline_s=deadline,
-        )  # fmt: skip
+        # the service's own deadlines come first, also those of workers that join before
+        deadline = (4 + self.recipe.rollout.workers) * self.recipe.weights.deadline_s
+        self._traffic.begin(call, self._committed, "the weight service", deadline_s=deadline)
         itself = transport_of(self.recipe) in ("ipc", "nccl")  # the learner sends, after it has exported
         ray.wait([call] if itself else [call, self._service.exported.remote(version)], timeout=deadline)
+
+    def _committed(self, published: Published) -> Committed:
+        self._workers.heed(published)
+        return Committed(version=published.version, receipts=published.receipts)
 
     def wait(self) -> Event:
         """Wait for what happens next of all that was begun. Errors: those of what failed; EngineError if late."""
@@ -145,7 +147,7 @@ class Cluster:
 
     def render_demonstrations(self, conversations: Sequence[Sequence[Message]]) -> list[Demonstration]:
         """Give the token ids of conversations, as an engine would be given the prompt and sample the reply."""
-        worker = next(iter(self._workers.values()))
+        worker = self._any_worker()
         return list(self._get(worker.render_demonstrations.remote(list(conversations)), START_S, "the demonstrations"))
 
     def warm_start(self, demonstrations: Sequence[Demonstration], settings: SftSettings) -> Iterator[dict[str, float]]:
@@ -189,56 +191,32 @@ class Cluster:
 
     def lost_graders(self) -> int:
         """Count the grading processes that somebody else killed since this command started, and warn of new ones."""
-        for name, worker in self._workers.items():
+        for name, worker in self._workers.serving.items():
             try:
-                counted = ray.get(worker.lost_graders.remote(), timeout=START_S)
+                counted = ray.get(worker.lost_graders.remote(), timeout=PULSE_S)
             except ray.exceptions.RayError:
-                continue  # the next rollout finds the worker dead and replaces it
+                continue  # the next push or rollout finds the worker dead and replaces it
             known = self._counted.get(name, 0)
             self._lost += max(0, counted - known)
             if counted > known:
                 self.warn(f"{counted - known} grading process(es) of {name} were killed from outside and replaced")
-            self._counted[name] = counted  # a worker that was replaced counts from 0 again
+            self._counted[name] = counted
         return self._lost
 
-    def _replace(self, name: str, error: Exception) -> None:
-        self._revive(name, error)
-        self._traffic.join(name, self._workers[name])
+    def _any_worker(self) -> Any:
+        return next(iter(self._workers.ready().values()))
 
-    def _revive(self, name: str, error: Exception) -> None:
-        """Put a new worker in the place of a dead one; it serves nothing before its weights are proven."""
-        if self._alive(name):
-            return  # another group's error has already brought it back
-        self.restarts += 1
-        if self.restarts > 3:
-            raise EngineError(f"{name} died for the {self.restarts}th time: {brief(error)}")
-        self.warn(f"{name} died ({brief(error, limit=120)}); starting another and sampling its groups again")
-        ray.kill(self._workers[name], no_restart=True)
-        for process in self._engines.pop(name, []):  # vLLM's own processes can outlive the worker that was killed
-            with contextlib.suppress(OSError):
-                os.kill(process, signal.SIGKILL)
-        self._workers[name] = self._start_worker(int(name.rpartition("-")[2]))
-        self._engines[name] = self._get(self._workers[name].start.remote(), START_S, f"{name} to start again")
-        self._get(self._service.join.remote(name, self._workers[name]), START_S, f"{name} to prove its weights")
-
-    def _alive(self, name: str) -> bool:
-        try:
-            ray.get(self._workers[name].lost_graders.remote(), timeout=30)
-        except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
-            return False
-        return True
-
-    def _start_worker(self, index: int) -> Any:
+    def _make_worker(self, name: str, place: int) -> Any:
         r = self.recipe.rollout
         cores = sorted(os.sched_getaffinity(0))
-        share = tuple(cores[index :: r.workers]) if r.workers <= len(cores) else tuple(cores)
+        share = tuple(cores[place :: r.workers]) if r.workers <= len(cores) else tuple(cores)
         engine = EngineSettings(
             model=str(self.model), kind=self.recipe.hardware.kind, max_model_len=r.max_model_len,
             max_num_seqs=r.max_num_seqs, kv_cache_gib=r.kv_cache_gib, cores=share,
             transport=transport_of(self.recipe),
         )  # fmt: skip
         return cast(Any, RolloutActor).options(**self._place()).remote(
-            f"worker-{index}",
+            name,
             engine=engine,
             settings=rollout_settings_of(self.recipe),
             payoff=self._payoff,

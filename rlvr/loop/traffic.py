@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 
 from rlvr.errors import EngineError, brief, cause_of
 from rlvr.types import GroupHeader, Receipt, Task
 
-__all__ = ["Arrival", "Committed", "Errand", "Event", "Learned", "Routes", "Traffic", "resolve"]
+__all__ = ["Arrival", "Committed", "Errand", "Event", "Learned", "Newcomers", "Routes", "Traffic", "resolve"]
 
 PREFIX = 256  # characters: prompts that share them have worked examples or a system's words in common
 
@@ -118,15 +119,48 @@ class _Begun:
     raised: str
 
 
+class Newcomers(Protocol):
+    """Workers that are being started in the place of lost ones."""
+
+    def waits(self) -> Sequence[Any]:
+        """Give calls, of which one ends when `settle` has something to do."""
+        ...
+
+    def until(self) -> float:
+        """Say when `settle` has something to do without that, by `time.monotonic`."""
+        ...
+
+    def settle(self) -> None:
+        """Let those that are ready `join`. Errors: those of one that ends the run."""
+        ...
+
+
+class Nobody:
+    """No newcomers."""
+
+    def waits(self) -> Sequence[Any]:
+        """Give none."""
+        return []
+
+    def until(self) -> float:
+        """Say never."""
+        return math.inf
+
+    def settle(self) -> None:
+        """Do nothing."""
+
+
 class Traffic:
     """Sends groups to workers, and waits for these and all else that was begun, each with a deadline."""
 
-    def __init__(self, *, deadline_s: float, lost: Callable[[str, Exception], None]) -> None:
+    def __init__(
+        self, *, deadline_s: float, lost: Callable[[str, Exception], None], newcomers: Newcomers | None = None
+    ) -> None:
         """Wait at most `deadline_s` for the next group. `lost` is told of a worker that died, and may `join` another.
 
         What a worker owed as it left, others run; where there are none, it waits for one to join.
         """
-        self.deadline_s, self.lost = deadline_s, lost
+        self.deadline_s, self.lost, self.newcomers = deadline_s, lost, newcomers or Nobody()
         self.routes = Routes()
         self._waiting: list[Errand] = []  # for a worker
         self._workers: dict[str, Any] = {}
@@ -189,12 +223,17 @@ class Traffic:
     def _next(self) -> Event:
         patience = time.monotonic() + self.deadline_s
         while True:
-            running = self.routes.calls
+            running, coming = self.routes.calls, self.newcomers.waits()
             ends = [one.end for one in self._begun.values()] + [patience] * bool(running)
-            assert ends, "nothing is under way"
-            done, _ = ray.wait([*self._begun, *running], timeout=max(0.0, min(ends) - time.monotonic()))
-            if not done:
+            assert ends or coming, "nothing is under way"
+            end = min(*ends, self.newcomers.until(), math.inf)
+            done, _ = ray.wait([*self._begun, *running, *coming], timeout=max(0.0, end - time.monotonic()))
+            if not done and end < self.newcomers.until():
                 raise self._late()
+            if not done or done[0] in coming:
+                self.newcomers.settle()
+                patience = time.monotonic() + self.deadline_s
+                continue
             event = self._ended(done[0])
             if event:
                 return event

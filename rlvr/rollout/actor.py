@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from rlvr import plugins
 from rlvr.core.payoff import Payoff
-from rlvr.errors import BoundaryError
+from rlvr.errors import BoundaryError, WeightProofError
 from rlvr.rollout.engine import EngineSettings
 from rlvr.rollout.grading import GradingPool, RewardSpec
 from rlvr.rollout.render import Renderer
@@ -23,6 +24,10 @@ from rlvr.rollout.vllm_engine import VllmEngine
 from rlvr.types import Canary, Group, GroupHeader, Manifest, Message, Receipt, Task
 
 __all__ = ["RolloutActor"]
+
+# Faults that strike the worker's own process, so many seconds into a push.
+SIGNALS = {"weights.kill": signal.SIGKILL, "weights.hang": signal.SIGSTOP}
+STRUCK_AFTER_S = 0.05
 
 
 @ray.remote(num_cpus=0, max_concurrency=4096)
@@ -45,12 +50,17 @@ class RolloutActor:
             payoff=payoff,
         )
 
-    async def start(self) -> list[int]:
-        """Start graders, then the engine; give the engine's processes, which outlive a worker that is killed."""
+    async def start(self) -> tuple[str, list[tuple[int, float]]]:
+        """Start graders, then the engine.
+
+        Gives the node, and the processes to end there with the worker: its own, and the engine's, which can outlive
+        it; each by its id and the time of its start, since ids come again.
+        """
         await asyncio.get_running_loop().run_in_executor(None, self._graders.start)
         await self._engine.start()
-        family = psutil.Process().children(recursive=True)
-        return [process.pid for process in family if any("VLLM" in word for word in process.cmdline()[:1])]
+        own = psutil.Process()
+        engine = [p for p in own.children(recursive=True) if any("VLLM" in word for word in p.cmdline()[:1])]
+        return ray.get_runtime_context().get_node_id(), [(p.pid, p.create_time()) for p in [own, *engine]]
 
     @ray.method(num_returns=2)
     async def run(self, task: Task, group_size: int, seed: int, greedy: bool = False) -> tuple[GroupHeader, Group]:
@@ -74,8 +84,17 @@ class RolloutActor:
         return [(renderer.prompt(messages[:-1]), renderer.reply(messages)) for messages in conversations]
 
     async def receive(self, manifest: Manifest, canary: Canary, *, serve: bool = True, fault: str = "") -> Receipt:
-        """See `Runner.receive`."""
-        return await self._runner.receive(manifest, canary, serve=serve, fault=fault)
+        """See `Runner.receive`. Some faults kill this process, or stop it, while it takes the version up."""
+        push = asyncio.ensure_future(self._runner.receive(manifest, canary, serve=serve, fault=fault))
+        if fault in SIGNALS:
+            await asyncio.sleep(STRUCK_AFTER_S)
+            os.kill(os.getpid(), SIGNALS[fault])
+        try:
+            return await push
+        except WeightProofError as error:
+            if "EngineDeadError" in error.reason:
+                os._exit(1)  # as in `run`
+            raise
 
     async def transfer(self, step: str, payload: Any) -> None:
         """See `VllmEngine.transfer`."""

@@ -11,11 +11,11 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from rlvr.errors import WeightProofError, brief, unwrapped
+from rlvr.errors import LostWorkerError, brief, unwrapped
 from rlvr.types import Canary, Manifest, Receipt
 from rlvr.weights.export import export
 from rlvr.weights.sender import Sender
-from rlvr.weights.service import Fault, WeightService
+from rlvr.weights.service import Fault, Published, WeightService, Worker
 
 __all__ = ["WeightServiceActor"]
 
@@ -39,7 +39,6 @@ class WeightServiceActor:
                 self._progress.notify_all()
             return answer
 
-        receivers = {name: _receiver(name, handle) for name, handle in workers.items()}
         send = (
             None
             if transport == "shm"
@@ -48,15 +47,16 @@ class WeightServiceActor:
             )
         )
         self._service = WeightService(
-            export_there, receivers, sequences=sequences, folder=folder, deadline_s=deadline_s, fault=fault, send=send
-        )
+            export_there, {name: _worker(name, handle) for name, handle in workers.items()}, sequences=sequences,
+            folder=folder, deadline_s=deadline_s, fault=fault, send=send,
+        )  # fmt: skip
 
     async def self_test(self, version: int) -> dict[str, float]:
         """See `WeightService.self_test`."""
         with unwrapped():
             return await self._service.self_test(version)
 
-    async def publish(self, version: int) -> list[Receipt]:
+    async def publish(self, version: int) -> Published:
         """See `WeightService.publish`."""
         with unwrapped():
             return await self._service.publish(version)
@@ -66,26 +66,30 @@ class WeightServiceActor:
         async with self._progress:
             await self._progress.wait_for(lambda: self._exported >= version)
 
-    async def join(self, worker: str, handle: Any) -> Receipt:
-        """See `WeightService.join`."""
+    async def join(self, name: str, handle: Any, started: Any) -> Receipt:
+        """See `WeightService.join`. Ray waits for `started`, what the worker's start gives, before it calls this."""
         with unwrapped():
-            return await self._service.join(worker, _receiver(worker, handle))
+            return await self._service.join(name, _worker(name, handle))
+
+    async def leave(self, name: str) -> None:
+        """See `WeightService.leave`."""
+        self._service.leave(name)
 
     def close(self) -> None:
         """See `WeightService.close`."""
         self._service.close()
 
 
-def _receiver(name: str, handle: Any) -> Any:
-    """Give the call that brings a version to a worker; a worker that dies in it is a proof that failed."""
+def _worker(name: str, handle: Any) -> Worker:
+    """Give the ways to a worker; one that dies while a version is brought to it is lost."""
 
     async def receive(manifest: Manifest, canary: Canary, **how: Any) -> Receipt:
         try:
             return await handle.receive.remote(manifest, canary, **how)
         except ray.exceptions.RayActorError as error:
-            raise WeightProofError(name, manifest.version, f"the worker died: {brief(error)}") from error
+            raise LostWorkerError(name, f"died as it took up version {manifest.version} ({brief(error)})") from error
 
-    return receive
+    return Worker(receive=receive, kill=partial(ray.kill, handle, no_restart=True))
 
 
 class _RayCall:

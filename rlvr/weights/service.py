@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rlvr.errors import WeightProofError
+from rlvr.errors import LostWorkerError, RlvrError, WeightProofError
 from rlvr.types import Canary, Manifest, Receipt, fingerprint
 from rlvr.waiting import gather_or_cancel
-from rlvr.weights.export import corrupt, leave_out
+from rlvr.weights import faults
+from rlvr.weights.faults import Fault
 
 T = TypeVar("T")
 
-__all__ = ["FAULTS", "Fault", "LearnerSide", "WeightService", "parse_fault"]
-
-FAULTS = ("weights.corrupt", "weights.drop", "weights.partial", "weights.stale_head")
+__all__ = ["Fault", "LearnerSide", "Published", "WeightService", "Worker"]
 
 # A canary error below this is never an alarm: bfloat16 on both sides gives about 0.01 nats a token.
 CANARY_FLOOR = 0.05
@@ -31,14 +30,6 @@ CANARY_SLACK = 4.0
 CANARY_CEILING = 0.15
 # The perturbation of the self-test must move the canary by at least this many bounds.
 CANARY_POWER = 3.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
-    """A fault to inject at one version, to prove that it is caught."""
-
-    kind: str
-    version: int
 
 
 class LearnerSide(Protocol):
@@ -51,14 +42,36 @@ class LearnerSide(Protocol):
         ...
 
 
-Receive = Callable[..., Awaitable[Receipt]]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """The ways to one worker: bring it a version, and end its process for good.
+
+    `receive` raises WeightProofError where a proof fails, LostWorkerError where the worker or the way to it is gone.
+    """
+
+    receive: Callable[..., Awaitable[Receipt]]
+    kill: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """What became of a push."""
+
+    version: int
+    receipts: tuple[Receipt, ...]  # of the workers that serve the version; none where all were lost
+    lost: Mapping[str, str] = field(default_factory=dict)  # what happened to each worker that was lost, a clause
+    notes: tuple[str, ...] = ()  # what an injected fault came to, a sentence each
 
 
 class WeightService:
-    """Publishes versions to workers. Every wait has a deadline that names who waited for whom."""
+    """Publishes versions to workers. Every wait has a deadline that names who waited for whom.
+
+    A worker that dies or does not answer in time is lost: it is killed, so that it cannot wake up behind a later push,
+    and the version is committed without it. A proof that fails is the failure of the whole push.
+    """
 
     def __init__(
-        self, export: LearnerSide, workers: Mapping[str, Receive], *, sequences: Sequence[NDArray[np.int32]],
+        self, export: LearnerSide, workers: Mapping[str, Worker], *, sequences: Sequence[NDArray[np.int32]],
         folder: str, deadline_s: float = 180.0, fault: Fault | None = None,
         send: Callable[[], Awaitable[None]] | None = None,
     ) -> None:  # fmt: skip
@@ -69,53 +82,69 @@ class WeightService:
         self.bound = float("inf")
         self.committed: Manifest | None = None
         self._canary: Canary | None = None
+        self._turn = (
+            asyncio.Lock()
+        )  # of a push or a join, so that nobody joins at a version that is just being replaced
 
     async def self_test(self, version: int) -> dict[str, float]:
         """Push a perturbed copy of every tensor, see the canary follow it, push the true weights back as `version`.
 
         Gives the canary's error under true weights, its bound from now on, and how far the perturbation moved it,
-        all mean |difference| in nats per token. Errors: WeightProofError where the canary does not follow.
+        all mean |difference| in nats per token. Errors: WeightProofError where the canary does not follow,
+        LostWorkerError where a worker is lost so early.
         """
-        noisy, expected = await self._export(version, perturbed=True)
-        # rounding grows with the perturbation, so this push is judged below, by how far it moved
-        unjudged = Canary(sequences=self.sequences, logprobs=expected, bound=float("inf"))
-        followed = await self._push(noisy, unjudged, serve=False)
-        true, truth = await self._export(version, perturbed=False)
-        first = Canary(sequences=self.sequences, logprobs=truth, bound=CANARY_CEILING)
-        receipts = await self._push(true, first, serve=True)
-        error = max(receipt.canary_error for receipt in receipts)
-        self.bound = min(CANARY_CEILING, max(CANARY_FLOOR, CANARY_SLACK * error))
-        moved = float(np.mean(np.abs(np.concatenate(truth) - np.concatenate(expected))))
-        for receipt in followed:
-            if moved < CANARY_POWER * self.bound or receipt.canary_error > moved / CANARY_POWER:
-                raise WeightProofError(
-                    receipt.worker, version,
-                    f"self-test: perturbed weights moved the learner by {moved:.3f} nats, but the engine is "
-                    f"{receipt.canary_error:.3f} nats away from it (bound {self.bound:.3f})",
-                )  # fmt: skip
-        self._commit(true, Canary(sequences=self.sequences, logprobs=truth, bound=self.bound))
+        async with self._turn:
+            noisy, expected = await self._export(version, perturbed=True)
+            # rounding grows with the perturbation, so this push is judged below, by how far it moved
+            unjudged = Canary(sequences=self.sequences, logprobs=expected, bound=float("inf"))
+            followed = _whole(await self._push(noisy, unjudged, serve=False))
+            true, truth = await self._export(version, perturbed=False)
+            first = Canary(sequences=self.sequences, logprobs=truth, bound=CANARY_CEILING)
+            receipts = _whole(await self._push(true, first, serve=True))
+            error = max(receipt.canary_error for receipt in receipts)
+            self.bound = min(CANARY_CEILING, max(CANARY_FLOOR, CANARY_SLACK * error))
+            moved = float(np.mean(np.abs(np.concatenate(truth) - np.concatenate(expected))))
+            self._check_power(followed, moved, version)
+            self._commit(true, replace(first, bound=self.bound))
         return {"canary_error": error, "canary_bound": self.bound, "canary_moved": moved,
                 "proven_tensors": float(min(r.proven_tensors for r in receipts)),
                 "total_tensors": float(len(true.tensors))}  # fmt: skip
 
-    async def publish(self, version: int) -> list[Receipt]:
-        """Push the learner's weights as `version`; commit once every worker has proven that it runs them."""
-        if self.committed and version <= self.committed.version:
-            raise ValueError(f"versions only grow: {version} after {self.committed.version}")
-        manifest, truth = await self._export(version, perturbed=False)
-        canary = Canary(sequences=self.sequences, logprobs=truth, bound=self.bound)
-        receipts = await self._push(manifest, canary, serve=True)
-        self._commit(manifest, canary)
-        return receipts
+    async def publish(self, version: int) -> Published:
+        """Push the learner's weights as `version`; commit once every worker that is left has proven that it runs them.
 
-    async def join(self, worker: str, receive: Receive) -> Receipt:
-        """Bring a new or restarted worker to the committed version; it serves nothing before that."""
-        if self.committed is None or self._canary is None:
-            raise WeightProofError(worker, -1, "joined before any version was committed")
-        if self.send is not None:
-            raise WeightProofError(worker, self.committed.version, "cannot join a running ipc or nccl transport")
-        self.workers[worker] = receive
-        return await self._deliver(worker, self.committed, self._canary, serve=True)
+        Where none is left the version is committed all the same: it is what the next worker must prove to join.
+        """
+        async with self._turn:
+            if self.committed and version <= self.committed.version:
+                raise ValueError(f"versions only grow: {version} after {self.committed.version}")
+            manifest, truth = await self._export(version, perturbed=False)
+            canary = Canary(sequences=self.sequences, logprobs=truth, bound=self.bound)
+            published = await self._push(manifest, canary, serve=True)
+            self._commit(manifest, canary)
+        return published
+
+    async def join(self, name: str, worker: Worker) -> Receipt:
+        """Bring a new worker to the committed version; it serves nothing before that.
+
+        Errors: LostWorkerError where it dies or does not answer; it is then killed.
+        """
+        async with self._turn:
+            if self.committed is None or self._canary is None:
+                raise WeightProofError(name, -1, "joined before any version was committed")
+            if self.send is not None:
+                raise WeightProofError(name, self.committed.version, "cannot join a running ipc or nccl transport")
+            try:
+                receipt = await self._deliver(name, worker, self.committed, self._canary, serve=True)
+            except LostWorkerError:
+                worker.kill()
+                raise
+            self.workers[name] = worker
+        return receipt
+
+    def leave(self, name: str) -> None:
+        """Send nothing more to a worker that somebody else found dead."""
+        self.workers.pop(name, None)
 
     def close(self) -> None:
         """Remove the files of all versions."""
@@ -126,38 +155,108 @@ class WeightService:
 
     async def _export(self, version: int, *, perturbed: bool) -> tuple[Manifest, tuple[NDArray[np.float32], ...]]:
         call = self.export(version=version, folder=self.folder, sequences=self.sequences, perturbed=perturbed)
-        manifest, logprobs = await self._within(call, worker="learner", version=version, what="exporting the weights")
+        manifest, logprobs = await self._within(call, late=self._late_learner(version, "exporting the weights"))
         return manifest, tuple(logprobs)
 
-    async def _push(self, manifest: Manifest, canary: Canary, *, serve: bool) -> list[Receipt]:
-        if serve and self.fault and self.fault.version == manifest.version:
-            _tamper(manifest, self.fault.kind)
-        calls: list[Awaitable[Receipt | None]] = [
-            self._deliver(worker, manifest, canary, serve=serve) for worker in self.workers
-        ]
-        if self.send is not None:  # on GPU the learner itself moves the tensors, while the workers wait for them
-            what = "sending the weights"
-            calls.append(self._within(self.send(), worker="learner", version=manifest.version, what=what))
-        answers = await gather_or_cancel(calls)  # the first failure tells the truth; those who wait for it do not
-        return [receipt for receipt in answers if receipt is not None]
+    async def _push(self, manifest: Manifest, canary: Canary, *, serve: bool) -> Published:
+        kind = self.fault.kind if serve and self.fault and self.fault.version == manifest.version else ""
+        lost: dict[str, str] = {}
+        notes: list[str] = []
 
-    async def _deliver(self, worker: str, manifest: Manifest, canary: Canary, *, serve: bool) -> Receipt:
-        fault = self.fault.kind if serve and self.fault and self.fault.version == manifest.version else ""
-        call = self.workers[worker](manifest, canary, serve=serve, fault=fault)
-        receipt = await self._within(call, worker=worker, version=manifest.version, what="its receipt")
-        if receipt.version != manifest.version or receipt.digest != fingerprint(manifest):
-            raise WeightProofError(worker, manifest.version, f"sent a receipt for version {receipt.version}")
-        if receipt.proven_tensors != len(manifest.tensors):
-            said = f"read back {receipt.proven_tensors} of {len(manifest.tensors)} tensors"
-            raise WeightProofError(worker, manifest.version, said)
+        async def bring(name: str, worker: Worker, fault: str) -> Receipt | None:
+            try:
+                return await self._deliver(name, worker, manifest, canary, serve=serve, fault=fault, notes=notes)
+            except LostWorkerError as error:
+                if self.send is not None:  # the channel to the others is broken too
+                    raise
+                worker.kill()
+                self.leave(name)
+                lost[name] = error.reason
+                return None
+
+        struck = list(self.workers)[:1] if kind in faults.SURVIVED else list(self.workers)
+        async with self._file_of(manifest):
+            faults.tamper(manifest, kind)
+            calls: list[Awaitable[Receipt | None]] = [
+                bring(name, worker, kind if name in struck else "") for name, worker in self.workers.items()
+            ]
+            if self.send is not None:  # on GPU the learner itself moves the tensors, while the workers wait for them
+                calls.append(
+                    self._within(self.send(), late=self._late_learner(manifest.version, "sending the weights"))
+                )
+            answers = await gather_or_cancel(calls)  # the first failure tells the truth; those who wait for it do not
+        if kind in ("weights.kill", "weights.hang") and struck and not lost:
+            raise WeightProofError(struck[0], manifest.version, f"answered, although {kind} was injected")
+        receipts = tuple(receipt for receipt in answers if receipt is not None)
+        return Published(version=manifest.version, receipts=receipts, lost=lost, notes=tuple(notes))
+
+    async def _deliver(
+        self, name: str, worker: Worker, manifest: Manifest, canary: Canary, *, serve: bool, fault: str = "",
+        notes: list[str] | None = None,
+    ) -> Receipt:  # fmt: skip
+        """Bring a version to a worker and see its receipt, over a way that is broken as `fault` says."""
+        notes = [] if notes is None else notes
+        if fault == "weights.slow":
+            await asyncio.sleep(faults.SLOW_S)
+        receipt = await self._receipt(name, worker, manifest, canary, serve=serve, fault=fault)
+        if fault == "weights.slow":
+            notes.append(f"{name} got version {manifest.version} {faults.SLOW_S:g} s late, and proved it")
+        if fault == "weights.duplicate":
+            if await self._receipt(name, worker, manifest, canary, serve=serve) != receipt:
+                raise WeightProofError(name, manifest.version, "took up the same version a second time")
+            notes.append(f"{name} got version {manifest.version} twice, and answered with the same receipt")
+        if fault == "weights.reorder":
+            notes.append(await self._refusal(name, worker, manifest, canary))
         return receipt
 
-    async def _within(self, call: Awaitable[T], *, worker: str, version: int, what: str) -> T:
+    async def _refusal(self, name: str, worker: Worker, manifest: Manifest, canary: Canary) -> str:
+        """Bring an older version after a newer one; give the worker's word that it does not take it."""
+        older = self.committed or replace(manifest, version=manifest.version - 1)
+        try:
+            await self._receipt(name, worker, older, self._canary or canary, serve=True)
+        except WeightProofError as refusal:
+            return f"{name} got version {older.version} after {manifest.version}, and refused it: {refusal.reason}"
+        raise WeightProofError(name, older.version, f"was taken up after version {manifest.version}")
+
+    async def _receipt(
+        self, name: str, worker: Worker, manifest: Manifest, canary: Canary, *, serve: bool, fault: str = ""
+    ) -> Receipt:
+        waited = f"left the weight service waiting {self.deadline_s:g} s for its receipt of version {manifest.version}"
+        call = worker.receive(manifest, canary, serve=serve, fault=fault)
+        receipt = await self._within(call, late=LostWorkerError(name, waited))
+        if receipt.version != manifest.version or receipt.digest != fingerprint(manifest):
+            raise WeightProofError(name, manifest.version, f"sent a receipt for version {receipt.version}")
+        if receipt.proven_tensors != len(manifest.tensors):
+            said = f"read back {receipt.proven_tensors} of {len(manifest.tensors)} tensors"
+            raise WeightProofError(name, manifest.version, said)
+        return receipt
+
+    def _late_learner(self, version: int, what: str) -> WeightProofError:
+        return WeightProofError("learner", version, f"the weight service waited {self.deadline_s:g} s for {what}")
+
+    async def _within(self, call: Awaitable[T], *, late: RlvrError) -> T:
         try:
             return await asyncio.wait_for(_resolve(call), timeout=self.deadline_s)
         except TimeoutError as error:
-            reason = f"the weight service waited {self.deadline_s:g} s for {what}"
-            raise WeightProofError(worker, version, reason) from error
+            raise late from error
+
+    @contextlib.asynccontextmanager
+    async def _file_of(self, manifest: Manifest) -> AsyncIterator[None]:
+        """Remove a version's file where its push fails: nobody will ask for it again."""
+        try:
+            yield
+        except BaseException:
+            Path(manifest.path).unlink(missing_ok=True)
+            raise
+
+    def _check_power(self, followed: Sequence[Receipt], moved: float, version: int) -> None:
+        for receipt in followed:
+            if moved < CANARY_POWER * self.bound or receipt.canary_error > moved / CANARY_POWER:
+                raise WeightProofError(
+                    receipt.worker, version,
+                    f"self-test: perturbed weights moved the learner by {moved:.3f} nats, but the engine is "
+                    f"{receipt.canary_error:.3f} nats away from it (bound {self.bound:.3f})",
+                )  # fmt: skip
 
     def _commit(self, manifest: Manifest, canary: Canary) -> None:
         if self.committed and self.committed.path != manifest.path:
@@ -165,20 +264,12 @@ class WeightService:
         self.committed, self._canary = manifest, canary
 
 
+def _whole(published: Published) -> tuple[Receipt, ...]:
+    """Give the receipts of a push that nobody may be missing from. Errors: LostWorkerError."""
+    for name, reason in published.lost.items():
+        raise LostWorkerError(name, reason)
+    return published.receipts
+
+
 async def _resolve(call: Awaitable[T]) -> T:
     return await call
-
-
-def parse_fault(text: str) -> Fault:
-    """Read FAULT@VERSION. Errors: ValueError names the faults that exist."""
-    kind, _, version = text.partition("@")
-    if kind not in FAULTS or not version.isdecimal():
-        raise ValueError(f"--inject takes FAULT@VERSION with FAULT one of {', '.join(FAULTS)}, not {text!r}")
-    return Fault(kind=kind, version=int(version))
-
-
-def _tamper(manifest: Manifest, kind: str) -> None:
-    if kind == "weights.corrupt":
-        corrupt(manifest)
-    elif kind == "weights.partial":
-        leave_out(manifest)
