@@ -203,6 +203,7 @@ class Sample:
     old_values: NDArray[np.float32] | None = None  # [T] what it said
     ref_logprobs: NDArray[np.float32] | None = None  # [T] nats, of the reference policy
     correct: bool = False  # the verdict
+    versions: NDArray[np.int32] | None = None  # [T] weight version that each token was sampled under; -1: none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

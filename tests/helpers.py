@@ -25,15 +25,19 @@ def make_rollout(
     logprobs: Sequence[float] | None = None,
     index: int = 0,
     stop: Stop = Stop.END,
+    versions: Sequence[int] | None = None,
 ) -> Rollout:
-    """Make a rollout of token ids; all of them are sampled unless spans say otherwise."""
+    """Make a rollout of token ids; all are sampled, under version 0, unless spans and versions say otherwise."""
+    spans = spans or [(0, len(tokens))]
     return Rollout(
         task_id="task",
         index=index,
         prompt_ids=np.array(prompt, dtype=np.int32),
         token_ids=np.array(tokens, dtype=np.int32),
         logprobs=np.array(logprobs if logprobs is not None else [-3.0] * len(tokens), dtype=np.float32),
-        spans=tuple(Span(start=a, stop=b, version=0) for a, b in (spans or [(0, len(tokens))])),
+        spans=tuple(
+            Span(start=a, stop=b, version=v) for (a, b), v in zip(spans, versions or [0] * len(spans), strict=True)
+        ),
         messages=(),
         reply="reply",
         stop=stop,

@@ -39,9 +39,12 @@ TOP = LAYER["loop"]
 GUESTS = {
     "vllm": ["rlvr/rollout/vllm_engine.py", "rlvr/weights/transport.py"],
     "ray": [
-        "rlvr/*/actor.py", "rlvr/observe/recorder.py", "rlvr/loop/cluster.py", "rlvr/loop/traffic.py",
+        "rlvr/*/actor.py",
+        "rlvr/observe/recorder.py",
+        "rlvr/loop/cluster.py",
+        "rlvr/loop/traffic.py",
         "rlvr/loop/workers.py",
-    ],  # fmt: skip
+    ],
     "transformers": ["rlvr/learner/*.py", "rlvr/rollout/render.py"],
     "peft": ["rlvr/learner/*.py", "rlvr/rollout/render.py"],
 }

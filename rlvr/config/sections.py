@@ -179,6 +179,10 @@ class WeightsSection(Section):
     )
     transport: Literal["auto", "shm", "ipc", "nccl"] = "auto"
     deadline_s: PositiveFloat = 180.0
+    max_mismatch: PositiveFloat = Field(
+        default=0.1, description="mean |learner - engine| over the tokens sampled under the learner's own version, "
+        "nats; above it the run ends",
+    )  # fmt: skip
 
 
 class HardwareSection(Section):

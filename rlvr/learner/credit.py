@@ -80,6 +80,7 @@ def credit(
                 old_values=_masked(values[place], mask) if values is not None else None,
                 ref_logprobs=_masked(ref_logprobs[place], mask) if ref_logprobs is not None else None,
                 correct=correct,
+                versions=_versions(rollout),
             )
         )
     return samples
@@ -96,6 +97,13 @@ def sampled(rollout: Rollout) -> np.ndarray:
     for span in rollout.spans:
         mask[span.start : span.stop] = True
     return mask
+
+
+def _versions(rollout: Rollout) -> NDArray[np.int32]:
+    versions = np.full(len(rollout.token_ids), -1, dtype=np.int32)
+    for span in rollout.spans:
+        versions[span.start : span.stop] = span.version
+    return versions
 
 
 def _graded(groups: Sequence[Group]) -> list[tuple[Group, Rollout, bool]]:

@@ -31,6 +31,7 @@ def objective(
     correction_base: Float[Tensor, " N"] | None = None,
     weights: Float[Tensor, " N"] | None = None,
     positive_tokens: int | None = None,
+    lags: Int[Tensor, " N"] | None = None,
 ) -> tuple[Float[Tensor, " N"], dict[str, Tensor]]:
     """Give the loss of each token and the sums of its metrics. The loss is `(weights * per_token).sum()`.
 
@@ -44,7 +45,9 @@ def objective(
     old_logprobs = "learner" and one update a step passes `logprobs.detach()` as `old_logprobs`.
 
     Metrics are sums over tokens, so that micro-batches add up: clipped, entropy, mismatch (|gap|), and where they
-    apply kl, correction, correction_squares, correction_kept (tokens of a weight above 0).
+    apply kl, correction, correction_squares, correction_kept (tokens of a weight above 0). With `lags`, the versions
+    that lie between the token's weights and the learner's, also mismatch_lag_0 and tokens_lag_0, their number, and so
+    on for every lag that occurs.
 
     Shapes: `sequences` [N] holds the index of the sample of each token. With "gspo", "sequence" and "geometric" all
     loss tokens of a sample must be in one call. `correct` [N] says whether a token is of a right reply.
@@ -55,11 +58,10 @@ def objective(
     if base is None:
         base = old_logprobs if algorithm.old_logprobs == "learner" else logprobs
     base = base.detach()
-    metrics = {
-        "clipped": clipped.sum(),
-        "entropy": entropy.detach().sum(),
-        "mismatch": (base - engine_logprobs).abs().sum(),
-    }
+    gap = (base - engine_logprobs).abs()
+    metrics = {"clipped": clipped.sum(), "entropy": entropy.detach().sum(), "mismatch": gap.sum()}
+    for lag in [] if lags is None else lags.unique().tolist():
+        metrics[f"mismatch_lag_{lag}"], metrics[f"tokens_lag_{lag}"] = gap[lags == lag].sum(), (lags == lag).sum()
     if algorithm.correction != "none":
         correction = _correction(algorithm, base, engine_logprobs, sequences)
         per_token = correction * per_token

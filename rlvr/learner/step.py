@@ -68,6 +68,7 @@ class Learner:
             if gradient_checkpointing:  # of what is compiled: the other way round nothing would be
                 body.recompute_layers()
         self.version = self.updates = 0  # steps, and optimizer updates of the policy
+        self._began = 0  # `updates` as the step began
 
     def step(self, groups: Sequence[Group], totals: Totals) -> dict[str, float]:
         """Take one step on the groups and give its metrics. Without a gradient the weights stay as they are.
@@ -77,7 +78,7 @@ class Learner:
         Errors: NonFiniteError where loss, gradient or a number that they rest on is not finite; the weights, a
         critic's too, are then as before that update.
         """
-        a = self.algorithm
+        a, self._began = self.algorithm, self.updates
         samples = self._credited(groups)
         warms_up = self.critic is not None and self.critic.warms_up(self.version)
         draw = np.random.default_rng([a.seed, self.version])
@@ -172,7 +173,7 @@ class Learner:
             advantages=of("advantages"), sequences=sequences,
             ref_logprobs=of("ref_logprobs") if a.kl != "none" else None,
             correct=torch.tensor([s.correct for s in samples], device=sequences.device)[sequences],
-            weights=weights, positive_tokens=positives,
+            weights=weights, positive_tokens=positives, lags=self._lags(samples, batch, sequences.device),
         )  # fmt: skip
         total = (weights * per_token).sum() * parts  # a part stands for the step
         metrics["loss"] = total.detach()
@@ -183,6 +184,13 @@ class Learner:
         total.backward()
         counts = {"tokens": len(logprobs), "computed_tokens": len(batch.token_ids), "scored_tokens": len(batch.scored)}
         return numbers(metrics) | counts
+
+    def _lags(self, samples: Sequence[Sample], batch: Batch, device: Any) -> Tensor | None:
+        """Say how many versions ago each token was sampled; None where the policy is between two versions."""
+        if self.updates != self._began and self.algorithm.old_logprobs != "learner":
+            return None
+        versions = torch.from_numpy(collect(samples, batch, "versions")).to(device, torch.int64)
+        return self.version - versions
 
     def _update(self, sums: Mapping[str, float], updaters: Mapping[str, Updater]) -> dict[str, float]:
         """Take an optimizer step with each updater, all or none, and give the norms of their gradients."""
@@ -235,6 +243,8 @@ class Learner:
             return told  # without a single trained token the rest is unknown, and unknown is not 0
         told |= {name: sums[name] / self.algorithm.epochs for name in ("computed_tokens", "scored_tokens")}
         told |= {name: sums[name] / tokens for name in PER_TOKEN if name in sums}
+        lags = [name.removeprefix("tokens") for name in sums if name.startswith("tokens_lag_")]
+        told |= {f"mismatch{lag}": sums[f"mismatch{lag}"] / sums[f"tokens{lag}"] for lag in sorted(lags)}
         if "correction" in sums:
             found = effective_share(sums["correction"], squares=sums["correction_squares"], count=tokens)
             told["effective_sample_size"] = found

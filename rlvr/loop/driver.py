@@ -71,7 +71,9 @@ def train(
             warm_up(cluster, run, recipe, environment=environment, held_out=held_out, view=view, stop=stop)
         warmed = after_warm_start(cluster, run, recipe, step, held_out=held_out, view=view, before=before)
 
-        guard = Guard(recipe.guard, within_groups=compares_within_groups(recipe))
+        guard = Guard(
+            recipe.guard, within_groups=compares_within_groups(recipe), max_mismatch=recipe.weights.max_mismatch
+        )
         tasks = TaskStream(environment, name=recipe.environment.name, seed=recipe.seed, place=place)
         stream = Stream(cluster, tasks, buffer_of(recipe), recipe=recipe, step=step, worthwhile=guard.graded)
         with rollouts_on_disk(cluster):
@@ -85,6 +87,7 @@ def train(
                     guard.check(headers, admitted.counts, step=step + 1)
                 with seconds.phase("learn"), kept_for_replay(cluster, run, recipe, step, place, admitted=admitted):
                     learned = stream.learn(admitted) | taken.metrics()
+                guard.check_mismatch(learned, version=step)
                 step, place = step + 1, stream.place
                 with seconds.phase("push"):
                     receipts = stream.publish(step)

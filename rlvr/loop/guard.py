@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from rlvr.config import GuardSection
 from rlvr.core.staleness import is_flat
-from rlvr.errors import GradingError, LearnerError
+from rlvr.errors import GradingError, LearnerError, WeightProofError
 from rlvr.types import GroupHeader
 
 __all__ = ["Guard"]
@@ -27,9 +27,12 @@ FATES = {
 class Guard:
     """Watches the signals that die silently elsewhere: grading, the reward's word on what is better, truncation."""
 
-    def __init__(self, limits: GuardSection, *, within_groups: bool = True) -> None:
-        """Take the limits, and whether replies are compared with others of their group or of the whole step."""
-        self.limits, self.within_groups = limits, within_groups
+    def __init__(self, limits: GuardSection, *, within_groups: bool = True, max_mismatch: float = float("inf")) -> None:
+        """Take the limits, and whether replies are compared with others of their group or of the whole step.
+
+        `max_mismatch` is the most that engines and learner may differ by under the same weights, nats a token.
+        """
+        self.limits, self.within_groups, self.max_mismatch = limits, within_groups, max_mismatch
         self._dead = self._cut = 0
         self._fates: Counter[str] = Counter()  # of the groups since a step last told replies apart
 
@@ -49,6 +52,19 @@ class Guard:
                 f"step {step}: {sum(cut)} of {len(cut)} replies were cut by rollout.max_new_tokens, and "
                 f"{self._cut} steps in a row were like that; raise it"
             )
+
+    def check_mismatch(self, learned: Mapping[str, float], *, version: int) -> None:
+        """Compare learner and engines on what was sampled under `version`, the learner's own as it took a step.
+
+        Each push is proven by itself; this looks at every reply. Errors: WeightProofError.
+        """
+        found = learned.get("mismatch_lag_0")
+        if found is not None and not found <= self.max_mismatch:
+            raise WeightProofError(
+                "all", version,
+                f"log-probabilities of the tokens sampled under it are {found:.3f} nats from the learner's, above "
+                f"weights.max_mismatch = {self.max_mismatch:g}: the engines compute something else",
+            )  # fmt: skip
 
     def graded(self, headers: Sequence[GroupHeader]) -> bool:
         """Tell whether enough replies have a grade for the step to go on."""

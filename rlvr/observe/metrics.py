@@ -76,6 +76,8 @@ METRICS: Mapping[str, str] = {
     "entropy": "mean entropy of the policy, nats a token",
     "clipped": "share of the tokens whose ratio the surrogate clipped",
     "mismatch": "mean |learner - engine| log-probability of the sampled tokens, nats",
+    "mismatch_lag_0": "that over tokens of the learner's own version; above weights.max_mismatch the run ends",
+    "mismatch_lag_1": "that over tokens of the version before; and so on with mismatch_lag_2",
     "kl": "mean estimated divergence from the reference policy, nats a token",
     "value_loss": "loss of the critic",
     "critic_grad_norm": "norm of the critic's gradient before clipping",

@@ -126,6 +126,31 @@ def test_metrics_equal_their_definitions(tied_model: Path) -> None:
     assert (metrics["trained"], metrics["trained_tokens"]) == (3, len(gap))
 
 
+OLD, MIXED = [(0, 2)], [(0, 3), (3, 5)]
+
+
+@pytest.mark.parametrize("old_logprobs", ["engine", "learner"])
+def test_the_mismatch_is_told_by_how_old_the_weights_of_a_token_are(tied_model: Path, old_logprobs: str) -> None:
+    learner = make_learner(tied_model, minibatches=2, old_logprobs=old_logprobs)
+    learner.version = 3
+    rollouts = [
+        make_rollout([1, 2], [3, 4], spans=OLD, versions=[3]),
+        make_rollout([1, 2], [5, 6, 7, 8, 9], spans=MIXED, versions=[2, 3]),
+    ]
+    groups = [make_group(rollouts, [1.0, 0.0], name=name) for name in ("a", "b")]
+    gaps: dict[int, list[float]] = {2: [], 3: []}
+    for r in rollouts:
+        scored = learner.score([np.concatenate([r.prompt_ids, r.token_ids])])[0][1:]
+        for span in r.spans:
+            gaps[span.version] += np.abs(scored - r.logprobs)[span.start : span.stop].tolist()
+    told = learner.step(groups, totals_of(groups))
+    # both groups are alike, and after the first update the policy is another one than any version
+    assert told["mismatch_lag_0"] == pytest.approx(np.mean(gaps[3]), rel=1e-4)
+    assert told["mismatch_lag_1"] == pytest.approx(np.mean(gaps[2]), rel=1e-4)
+    if old_logprobs == "learner":
+        assert told["mismatch"] == pytest.approx(np.mean(gaps[2] + gaps[3]), rel=1e-4)
+
+
 def test_a_step_moves_the_weights_against_the_gradient(tied_model: Path) -> None:
     groups = random_groups()
     metrics, slopes = gradients_of(make_learner(tied_model, **FREE), groups)

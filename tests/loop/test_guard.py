@@ -6,7 +6,7 @@ import pytest
 from helpers import NAN, make_header
 
 from rlvr.config import GuardSection
-from rlvr.errors import GradingError, LearnerError
+from rlvr.errors import GradingError, LearnerError, WeightProofError
 from rlvr.loop.guard import Guard
 
 ALIVE, DEAD = {"train": 3}, {"train": 0, "flat": 4}
@@ -107,6 +107,16 @@ def test_cut_replies_stop_the_run_only_in_a_row_and_above_the_limit() -> None:
         guard.check([header], ALIVE, step=step)
     with pytest.raises(LearnerError, match=r"step 6: 2 of 2 replies were cut by rollout.max_new_tokens, and 2 steps"):
         guard.check([cut], ALIVE, step=6)
+
+
+def test_engines_that_compute_something_else_stop_the_run() -> None:
+    guard = Guard(GuardSection(), max_mismatch=0.1)
+    guard.check_mismatch({}, version=0)  # of a step without a gradient
+    guard.check_mismatch({"mismatch": 0.5, "mismatch_lag_0": 0.1, "mismatch_lag_1": 0.5}, version=1)
+    for found in (0.2, NAN):
+        with pytest.raises(WeightProofError, match=r"^worker=all version=2 .* 0\.1: the engines compute") as caught:
+            guard.check_mismatch({"mismatch_lag_0": found}, version=2)
+        assert "\n" not in str(caught.value)
 
 
 def test_everything_may_be_cut_where_the_recipe_says_so() -> None:
