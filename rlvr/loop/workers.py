@@ -36,14 +36,17 @@ class Workers:
     """The rollout workers by name. A worker started in the place of another has a name of its own, as `worker-0.1`.
 
     One that is lost is killed and given no more work; another is started in the background, while those that are left
-    go on. It is given work once it has proven the committed version. `make(name, place)` makes a worker's actor.
+    go on. It is given work once it has proven the committed version. `make(name, place)` makes a worker's actor;
+    `joined` and `left` are told whom to give work from now on, and whom no more.
     """
 
     def __init__(
         self, make: Callable[[str, int], Any], *, transport: str, deadline_s: float,
-        warn: Callable[[str], None],
+        warn: Callable[[str], None], joined: Callable[[str, Any], None] = lambda name, handle: None,
+        left: Callable[[str], None] = lambda name: None,
     ) -> None:  # fmt: skip
         self._make, self._transport, self._warn = make, transport, warn
+        self._joined, self._left = joined, left
         # a join waits for a push under way, and each of the two for learner and worker
         self._patience = START_S + 6 * deadline_s
         self._places: dict[str, int] = {}
@@ -62,6 +65,8 @@ class Workers:
     def started(self, processes: list[Any]) -> None:
         """Note the processes of the workers, which `begin` gave references to."""
         self._processes = dict(zip(self.serving, processes, strict=True))
+        for name, handle in self.serving.items():
+            self._joined(name, handle)
 
     def serve(self, service: Any) -> None:
         """From here on a lost worker is replaced: the service has proven all of them."""
@@ -105,6 +110,7 @@ class Workers:
             else:
                 del self._joining[name]
                 self.serving[name] = one.handle
+                self._joined(name, one.handle)
                 self._warn(f"{name} has proven its weights and serves")
 
     def heed(self, published: Published) -> None:
@@ -123,6 +129,7 @@ class Workers:
         handle = joining.handle if joining else self.serving.pop(name, None)
         if handle is None:
             return
+        self._left(name)
         self._end(name, handle)
         if self._service is None:
             raise EngineError(f"{name} {reason} before its weights were proven")

@@ -2,84 +2,28 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from pushes import LEARNER, SEQUENCES, FakeWorker, Scene
 
-from rlvr.errors import BoundaryError, WeightProofError
-from rlvr.rollout.runner import RolloutSettings, Runner
-from rlvr.testing import FakeEngine, FakeLearner, fake_digest, task
-from rlvr.types import Grade, Message, Receipt, Rollout, Task, Verdict
-from rlvr.weights.service import CANARY_FLOOR, FAULTS, Fault, WeightService, parse_fault
-
-T = TypeVar("T")
-
-SEQUENCES = tuple(np.random.default_rng(n).integers(0, 256, 24).astype(np.int32) for n in range(2))
-LEARNER = FakeLearner()
-
-
-class Bytes:
-    """A renderer whose ids are bytes."""
-
-    def prompt(self, messages: Sequence[Message]) -> np.ndarray:
-        return np.frombuffer("".join(m["content"] for m in messages).encode(), dtype=np.uint8).astype(np.int32)
-
-    def decode(self, token_ids: np.ndarray) -> str:
-        return str(token_ids.tolist())
-
-
-class Judge:
-    async def grade_group(self, one: Task, replies: Sequence[Rollout]) -> list[Grade]:
-        return [Grade(verdict=Verdict.CORRECT, score=1.0) for _ in replies]
-
-
-def started_engine() -> FakeEngine:
-    """Make an engine that holds the weights it was started with, as the real one does."""
-    engine = FakeEngine()
-    engine.live = dict(LEARNER.tensors(0))
-    return engine
-
-
-def runner_of(name: str, engine: FakeEngine) -> Runner:
-    settings = RolloutSettings(max_new_tokens=12, temperature=1.0, max_model_len=64)
-    parts: Any = {"renderer": Bytes(), "environment": None, "graders": Judge()}
-    return Runner(name, engine=engine, settings=settings, payoff=None, **parts)
-
-
-class Scene:
-    """Two workers and a service."""
-
-    def __init__(self, folder: Path, *, fault: Fault | None = None, deadline_s: float = 20.0) -> None:
-        self.folder = folder / "versions"
-        self.engines = {name: started_engine() for name in ("worker-0", "worker-1")}
-        self.runners = {name: runner_of(name, engine) for name, engine in self.engines.items()}
-        self.service = WeightService(
-            LEARNER.export,
-            {name: runner.receive for name, runner in self.runners.items()},
-            sequences=SEQUENCES,
-            folder=str(self.folder),
-            deadline_s=deadline_s,
-            fault=fault,
-        )
-
-    def versions(self) -> list[int]:
-        return [-1 if engine.version is None else engine.version for engine in self.engines.values()]
+from rlvr.errors import LostWorkerError, WeightProofError
+from rlvr.testing import fake_digest
+from rlvr.types import Receipt
+from rlvr.weights import faults
+from rlvr.weights.faults import FAULTS, REFUSED, Fault, parse_fault
+from rlvr.weights.service import CANARY_FLOOR, WeightService, Worker
 
 
 async def test_a_version_is_committed_once_all_workers_have_proven_it(tmp_path: Path) -> None:
     scene = Scene(tmp_path)
     await scene.service.self_test(0)
-    receipts = await scene.service.publish(1)
-    assert [(r.worker, r.version, r.proven_tensors) for r in receipts] == [("worker-0", 1, 4), ("worker-1", 1, 4)]
+    done = await scene.service.publish(1)
+    assert [(r.worker, r.version, r.proven_tensors) for r in done.receipts] == [("worker-0", 1, 4), ("worker-1", 1, 4)]
+    assert (done.version, done.lost, done.notes) == (1, {}, ())
     assert scene.service.committed is not None and scene.service.committed.version == 1
-    assert scene.versions() == [1, 1]
+    assert await scene.versions() == [1, 1]
     assert {fake_digest(e.live) for e in scene.engines.values()} == {fake_digest(LEARNER.tensors(1))}
 
 
@@ -90,7 +34,7 @@ async def test_versions_only_grow(tmp_path: Path) -> None:
     for version in (5, 4, 0):
         with pytest.raises(ValueError, match=f"versions only grow: {version} after 5"):
             await scene.service.publish(version)
-    assert scene.versions() == [5, 5]
+    assert await scene.versions() == [5, 5]
 
 
 async def test_the_self_test_passes_an_honest_engine(tmp_path: Path) -> None:
@@ -99,13 +43,13 @@ async def test_the_self_test_passes_an_honest_engine(tmp_path: Path) -> None:
     assert proof["proven_tensors"] == proof["total_tensors"] == 4
     assert proof["canary_error"] < 1e-5 and proof["canary_bound"] == CANARY_FLOOR == scene.service.bound
     assert proof["canary_moved"] > 3 * CANARY_FLOOR
-    assert scene.versions() == [0, 0]
+    assert await scene.versions() == [0, 0]
     assert {fake_digest(e.live) for e in scene.engines.values()} == {fake_digest(LEARNER.tensors(0))}
 
 
 async def test_no_token_comes_from_the_weights_of_the_self_test(tmp_path: Path) -> None:
     scene = Scene(tmp_path)
-    early = [asyncio.create_task(runner.run(task(), 2, 0)) for runner in scene.runners.values()]
+    early = [worker.ask(0) for worker in scene.workers.values()]
     await scene.service.self_test(0)
     await asyncio.gather(*early)
     for engine in scene.engines.values():
@@ -136,7 +80,7 @@ async def test_the_self_test_fails_a_canary_that_says_nothing(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("version", [0, 1])
-@pytest.mark.parametrize("kind", FAULTS)
+@pytest.mark.parametrize("kind", REFUSED)
 async def test_every_fault_ends_in_a_failed_proof(tmp_path: Path, kind: str, version: int) -> None:
     scene = Scene(tmp_path, fault=Fault(kind=kind, version=version))
     with pytest.raises(WeightProofError) as caught:
@@ -147,7 +91,7 @@ async def test_every_fault_ends_in_a_failed_proof(tmp_path: Path, kind: str, ver
     assert "\n" not in str(caught.value)
     committed = scene.service.committed
     assert (committed.version if committed else -1) == version - 1
-    assert scene.versions() == [version - 1] * 2
+    assert await scene.versions() == [-1, -1]
 
 
 async def test_a_fault_strikes_its_version_only(tmp_path: Path) -> None:
@@ -157,7 +101,7 @@ async def test_a_fault_strikes_its_version_only(tmp_path: Path) -> None:
     with pytest.raises(WeightProofError, match=r"version=2 .*do not match their digest"):
         await scene.service.publish(2)
     await scene.service.publish(3)
-    assert scene.versions() == [3, 3]
+    assert await scene.versions() == [3, 3]
 
 
 async def test_one_bad_worker_stops_the_commit(tmp_path: Path) -> None:
@@ -174,9 +118,10 @@ async def test_a_deadline_names_who_was_waited_for(tmp_path: Path) -> None:
     await scene.service.self_test(0)
     scene.service.deadline_s = 0.2
     scene.engines["worker-1"].faults = {"hang"}
-    said = r"worker=worker-1 version=1 the weight service waited 0\.2 s for its receipt"
-    with pytest.raises(WeightProofError, match=said):
-        await scene.service.publish(1)
+    done = await scene.service.publish(1)
+    assert done.lost == {"worker-1": "left the weight service waiting 0.2 s for its receipt of version 1"}
+    assert [r.worker for r in done.receipts] == ["worker-0"]
+    assert scene.workers["worker-1"].dead.is_set() and list(scene.service.workers) == ["worker-0"]
 
 
 async def test_a_learner_that_hangs_is_named(tmp_path: Path) -> None:
@@ -193,12 +138,12 @@ async def test_a_learner_that_hangs_is_named(tmp_path: Path) -> None:
 async def test_a_wrong_receipt_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     scene = Scene(tmp_path)
     await scene.service.self_test(0)
-    honest = scene.service.workers["worker-0"]
+    honest = scene.workers["worker-0"]
 
     async def liar(*args: Any, **named: Any) -> Receipt:
-        return dataclasses.replace(await honest(*args, **named), **change)
+        return dataclasses.replace(await honest.receive(*args, **named), **change)
 
-    scene.service.workers["worker-0"] = liar
+    scene.service.workers["worker-0"] = Worker(receive=liar, kill=honest.kill)
     with pytest.raises(WeightProofError, match="worker=worker-0 version=1 sent a receipt"):
         await scene.service.publish(1)
     assert scene.service.committed is not None and scene.service.committed.version == 0
@@ -208,38 +153,38 @@ async def test_a_worker_that_joins_proves_before_it_serves(tmp_path: Path) -> No
     scene = Scene(tmp_path)
     await scene.service.self_test(0)
     await scene.service.publish(4)
-    engine = started_engine()
-    runner = runner_of("worker-2", engine)
-    asked = asyncio.create_task(runner.run(task(), 1, 0))
+    worker = FakeWorker("worker-2")
+    engine = worker.engine
+    asked = worker.ask(0, size=1)
     await asyncio.sleep(0.01)
     assert not engine.sampled
-    receipt = await scene.service.join("worker-2", runner.receive)
+    receipt = await scene.service.join("worker-2", worker.way())
     assert (receipt.worker, receipt.version, receipt.proven_tensors) == ("worker-2", 4, 4)
     header, _ = await asked
     assert header.min_version == header.max_version == 4
     assert engine.calls.index("stamp") < engine.calls.index("generate")
-    assert [r.worker for r in await scene.service.publish(5)] == ["worker-0", "worker-1", "worker-2"]
+    assert [r.worker for r in (await scene.service.publish(5)).receipts] == ["worker-0", "worker-1", "worker-2"]
 
 
 async def test_a_worker_that_cannot_prove_itself_does_not_join(tmp_path: Path) -> None:
     scene = Scene(tmp_path)
     await scene.service.self_test(0)
     await scene.service.publish(1)
-    engine = started_engine()
-    engine.faults = {"drop"}
-    runner = runner_of("worker-2", engine)
+    worker = FakeWorker("worker-2")
+    worker.engine.faults = {"drop"}
     with pytest.raises(WeightProofError, match="worker=worker-2 version=1"):
-        await scene.service.join("worker-2", runner.receive)
-    asked = asyncio.create_task(runner.run(task(), 1, 0))
+        await scene.service.join("worker-2", worker.way())
+    asked = worker.ask(0)
     await asyncio.sleep(0.05)
-    assert not asked.done() and not engine.sampled
-    asked.cancel()
+    assert not asked.done() and not worker.engine.sampled
+    assert "worker-2" not in scene.service.workers
+    worker.kill()
 
 
 async def test_nobody_joins_before_the_first_commit(tmp_path: Path) -> None:
     scene = Scene(tmp_path)
     with pytest.raises(WeightProofError, match="worker=worker-9 version=-1 joined before"):
-        await scene.service.join("worker-9", scene.runners["worker-0"].receive)
+        await scene.service.join("worker-9", scene.workers["worker-0"].way())
 
 
 async def test_only_the_committed_version_stays_on_disk_and_close_removes_it(tmp_path: Path) -> None:
@@ -247,145 +192,135 @@ async def test_only_the_committed_version_stays_on_disk_and_close_removes_it(tmp
     await scene.service.self_test(0)
     for version in (1, 2, 3):
         await scene.service.publish(version)
-        assert [p.name for p in scene.folder.iterdir()] == [f"version-{version}.safetensors"]
+        assert scene.files() == [f"version-{version}.safetensors"]
     scene.engines["worker-0"].faults = {"drop"}
     with pytest.raises(WeightProofError):
         await scene.service.publish(4)
+    assert scene.files() == ["version-3.safetensors"]
     scene.service.close()
     assert not scene.folder.exists()
     scene.service.close()
 
 
+async def test_a_worker_that_is_killed_in_a_push_is_lost_and_the_others_go_on(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, fault=Fault(kind="weights.kill", version=1))
+    await scene.service.self_test(0)
+    done = await scene.service.publish(1)
+    assert done.lost == {"worker-0": "died"} and [r.worker for r in done.receipts] == ["worker-1"]
+    assert scene.service.committed is not None and scene.service.committed.version == 1
+    assert await scene.versions() == [-1, 1]
+    assert [r.worker for r in (await scene.service.publish(2)).receipts] == ["worker-1"]
+
+
+async def test_a_worker_that_hangs_is_killed_before_the_version_commits(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, fault=Fault(kind="weights.hang", version=1))
+    await scene.service.self_test(0)
+    scene.service.deadline_s = 0.3
+    done = await scene.service.publish(1)
+    assert list(done.lost) == ["worker-0"] and "waiting 0.3 s for its receipt of version 1" in done.lost["worker-0"]
+    assert scene.workers["worker-0"].dead.is_set()
+    assert await scene.versions() == [-1, 1]
+
+
+async def test_with_its_last_worker_lost_a_version_waits_for_the_next_one(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    await scene.service.self_test(0)
+    for worker in scene.workers.values():
+        worker.kill()
+    done = await scene.service.publish(1)
+    assert set(done.lost) == {"worker-0", "worker-1"} and done.receipts == ()
+    assert scene.service.committed is not None and scene.service.committed.version == 1
+    other = FakeWorker("worker-0.1")
+    assert (await scene.service.join("worker-0.1", other.way())).version == 1
+    scene.workers = {"worker-0.1": other}
+    assert await scene.versions() == [1]
+
+
+async def test_who_joins_during_a_push_proves_what_it_commits(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    await scene.service.self_test(0)
+    other = FakeWorker("worker-2")
+    _, receipt = await asyncio.gather(scene.service.publish(1), scene.service.join("worker-2", other.way()))
+    assert receipt.version == 1
+    receipt, _ = await asyncio.gather(
+        scene.service.join("worker-3", FakeWorker("worker-3").way()), scene.service.publish(2)
+    )
+    assert receipt.version == 1  # it came first, and was then part of the push
+    assert list(scene.service.workers) == ["worker-0", "worker-1", "worker-2", "worker-3"]
+
+
+async def test_a_worker_that_hangs_as_it_joins_is_killed(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    await scene.service.self_test(0)
+    scene.service.deadline_s = 0.1
+    other = FakeWorker("worker-2")
+    other.engine.faults = {"hang"}
+    with pytest.raises(LostWorkerError, match=r"^worker-2 left the weight service waiting 0\.1 s for its receipt"):
+        await scene.service.join("worker-2", other.way())
+    assert other.dead.is_set() and "worker-2" not in scene.service.workers
+    assert len((await scene.service.publish(1)).receipts) == 2
+
+
+async def test_a_self_test_misses_nobody(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, fault=Fault(kind="weights.kill", version=0))
+    with pytest.raises(LostWorkerError, match="worker-0 died"):
+        await scene.service.self_test(0)
+    assert scene.service.committed is None
+
+
+async def test_a_gpu_transport_ends_with_a_member(tmp_path: Path) -> None:
+    async def send() -> None:
+        return
+
+    scene = Scene(tmp_path, fault=Fault(kind="weights.kill", version=1))
+    await scene.service.self_test(0)
+    scene.service.send = send
+    with pytest.raises(LostWorkerError, match="worker-0 died"):
+        await scene.service.publish(1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("weights.slow", "worker-0 got version 2 0.05 s late, and proved it"),
+        ("weights.duplicate", "worker-0 got version 2 twice, and answered with the same receipt"),
+        ("weights.reorder", "worker-0 got version 1 after 2, and refused it: comes after version 2"),
+    ],
+)
+async def test_what_is_survived_is_told(
+    tmp_path: Path, kind: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faults, "SLOW_S", 0.05)
+    scene = Scene(tmp_path, fault=Fault(kind=kind, version=2))
+    await scene.service.self_test(0)
+    await scene.service.publish(1)
+    loads = scene.engines["worker-0"].calls.count("swap")
+    done = await scene.service.publish(2)
+    assert len(done.receipts) == 2 and not done.lost
+    assert len(done.notes) == 1 and done.notes[0].startswith(said)
+    assert scene.engines["worker-0"].calls.count("swap") == loads + 1
+    assert await scene.versions() == [2, 2]
+
+
+async def test_a_worker_that_takes_a_version_twice_fails_the_push(tmp_path: Path) -> None:
+    for kind, said in (("weights.duplicate", "a second time"), ("weights.reorder", "was taken up after version 1")):
+        scene = Scene(tmp_path, fault=Fault(kind=kind, version=1))
+        await scene.service.self_test(0)
+        worker = scene.workers["worker-0"]
+
+        async def credulous(manifest: Any, *args: Any, _worker: FakeWorker = worker, **named: Any) -> Receipt:
+            _worker.runner._served = None
+            return await _worker.receive(manifest, *args, **named)
+
+        scene.service.workers["worker-0"] = Worker(receive=credulous, kill=worker.kill)
+        with pytest.raises(WeightProofError, match=said):
+            await scene.service.publish(1)
+
+
 def test_a_fault_is_read_from_the_command_line() -> None:
     assert parse_fault("weights.drop@12") == Fault(kind="weights.drop", version=12)
     for text in ("weights.drop", "weights.drop@", "weights.drop@-1", "nonsense@1", "", "weights.drop@x"):
-        with pytest.raises(ValueError, match=r"weights\.corrupt, weights\.drop, weights\.partial, weights\.stale_head"):
+        with pytest.raises(ValueError, match=f"one of {', '.join(FAULTS)}, not "):
             parse_fault(text)
 
 
-NAMES = st.sampled_from(["worker-0", "worker-1"])
-
-
-class NoTokenLies(RuleBasedStateMachine):
-    """Pushes, crashes, hangs, faults and joins in any order. No token is stamped with a version of other tensors.
-
-    As over Ray, giving up on a worker does not stop what the worker does: it may wake up at any later time.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.loop = asyncio.new_event_loop()
-        self.scratch = TemporaryDirectory()
-        self.engines: list[FakeEngine] = []
-        self.alive: dict[str, tuple[FakeEngine, Runner]] = {}
-        self.groups: list[asyncio.Task[Any]] = []
-        self.version, self.committed = 0, 0
-        self.right: dict[int, str] = {}
-
-    def run(self, call: Coroutine[Any, Any, T]) -> T:
-        return self.loop.run_until_complete(call)
-
-    def receive_of(self, runner: Runner) -> Callable[..., Any]:
-        def receive(*args: Any, **named: Any) -> Any:
-            return asyncio.shield(asyncio.ensure_future(runner.receive(*args, **named)))
-
-        return receive
-
-    def fresh(self, name: str) -> Callable[..., Any]:
-        engine = started_engine()
-        self.engines.append(engine)
-        self.alive[name] = engine, runner_of(name, engine)
-        return self.receive_of(self.alive[name][1])
-
-    @initialize()
-    def start(self) -> None:
-        workers = {name: self.fresh(name) for name in ("worker-0", "worker-1")}
-        self.service = WeightService(
-            LEARNER.export, workers, sequences=SEQUENCES, folder=str(Path(self.scratch.name) / "v"), deadline_s=20.0
-        )
-        self.ask("worker-0", seed=0)
-        self.run(self.service.self_test(0))
-
-    @rule(fault=st.sampled_from([None, None, *FAULTS]))
-    def push(self, fault: str | None) -> None:
-        self.version += 1
-        self.service.fault = Fault(kind=fault, version=self.version) if fault else None
-        stuck = any(engine.faults & {"hang"} for engine, _ in self.alive.values())
-        self.service.deadline_s = 0.1 if stuck else 20.0
-        try:
-            receipts = self.run(self.service.publish(self.version))
-        except (WeightProofError, BoundaryError):
-            return
-        assert not fault
-        self.committed = self.version
-        assert len(receipts) == len(self.service.workers)
-
-    @rule(name=NAMES)
-    def crash(self, name: str) -> None:
-        async def gone(*_: Any, **__: Any) -> Receipt:
-            raise BoundaryError(name, "the actor died")
-
-        self.alive.pop(name, None)
-        self.service.workers[name] = gone
-
-    @rule(name=NAMES)
-    def join(self, name: str) -> None:
-        self.service.fault, self.service.deadline_s = None, 20.0
-        receipt = self.run(self.service.join(name, self.fresh(name)))
-        assert receipt.version == self.committed
-
-    @precondition(lambda self: self.alive)
-    @rule(name=NAMES, fault=st.sampled_from(["drop", "partial", "hang", "slow", "keep", "deaf", "well"]))
-    def break_engine(self, name: str, fault: str) -> None:
-        if name not in self.alive:
-            return
-        engine, _ = self.alive[name]
-        engine.keep = {"lm_head.weight"} if fault == "keep" else set()
-        if fault == "hang":
-            engine.released.clear()
-        else:
-            engine.released.set()
-        engine.faults = set() if fault in ("keep", "well") else {fault}
-
-    @rule(name=NAMES, seed=st.integers(0, 3))
-    def ask(self, name: str, seed: int) -> None:
-        if name in self.alive:
-            self.groups.append(self.loop.create_task(self.alive[name][1].run(task(), 2, seed)))
-
-    @rule(turns=st.sampled_from([1, 5, 40]))
-    def let_time_pass(self, turns: int) -> None:
-        async def wait() -> None:
-            for _ in range(turns):
-                await asyncio.sleep(0)
-
-        self.run(wait())
-
-    @invariant()
-    def every_token_tells_the_truth(self) -> None:
-        for engine in self.engines:
-            for version, digest in set(engine.sampled):
-                if version not in self.right:
-                    self.right[version] = fake_digest(LEARNER.tensors(version))
-                assert digest == self.right[version], f"a token stamped {version} comes from other tensors"
-
-    @invariant()
-    def the_commit_only_grows(self) -> None:
-        if self.committed:
-            assert self.service.committed is not None and self.service.committed.version == self.committed
-
-    def teardown(self) -> None:
-        async def finish() -> None:
-            rest = asyncio.all_tasks() - {asyncio.current_task()}
-            for one in rest:
-                one.cancel()
-            await asyncio.gather(*rest, return_exceptions=True)
-
-        served = [group for group in self.groups if group.done() and not group.cancelled()]
-        assert all(group.exception() is None for group in served)
-        self.run(finish())
-        self.loop.close()
-        self.scratch.cleanup()
-
-
-NoTokenLies.TestCase.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
-test_no_token_lies = NoTokenLies.TestCase
