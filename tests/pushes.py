@@ -65,6 +65,8 @@ class FakeWorker:
 
     def begin(self, call: Any) -> asyncio.Task[Any]:
         one = asyncio.ensure_future(call)
+        if self.dead.is_set():
+            one.cancel()
         self.work.add(one)
         one.add_done_callback(self.work.discard)
         return one

@@ -71,6 +71,10 @@ class WeightServiceActor:
         with unwrapped():
             return await self._service.join(name, _worker(name, handle))
 
+    async def inject(self, fault: Fault | None) -> None:
+        """Break the push of a version to come."""
+        self._service.fault = fault
+
     async def leave(self, name: str) -> None:
         """See `WeightService.leave`."""
         self._service.leave(name)

@@ -287,9 +287,7 @@ async def test_a_gpu_transport_ends_with_a_member(tmp_path: Path) -> None:
         ("weights.reorder", "worker-0 got version 1 after 2, and refused it: comes after version 2"),
     ],
 )
-async def test_what_is_survived_is_told(
-    tmp_path: Path, kind: str, said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_is_survived_is_told(tmp_path: Path, kind: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faults, "SLOW_S", 0.05)
     scene = Scene(tmp_path, fault=Fault(kind=kind, version=2))
     await scene.service.self_test(0)
@@ -322,5 +320,3 @@ def test_a_fault_is_read_from_the_command_line() -> None:
     for text in ("weights.drop", "weights.drop@", "weights.drop@-1", "nonsense@1", "", "weights.drop@x"):
         with pytest.raises(ValueError, match=f"one of {', '.join(FAULTS)}, not "):
             parse_fault(text)
-
-
