@@ -192,6 +192,11 @@ def test_a_fault_that_did_not_end_the_run_is_told(monkeypatch, capsys, trained, 
     assert trained[0]["fault"].version == version
 
 
+def test_a_fault_that_a_run_goes_on_behind_is_told(monkeypatch, capsys, trained) -> None:
+    assert rlvr(monkeypatch, "train", QUICKSTART, "--inject", "weights.kill@2") == 0
+    assert capsys.readouterr().out.strip().endswith("the injected fault weights.kill@2 was survived")
+
+
 def test_the_command_after_ctrl_c_repeats_the_whole_recipe(monkeypatch, capsys) -> None:
     from rlvr.loop.driver import Interrupted
 

@@ -25,7 +25,8 @@ from rlvr.rollout.vllm_engine import VllmEngine
 from rlvr.testing import tiny_model
 from rlvr.types import Manifest
 from rlvr.weights.export import export
-from rlvr.weights.service import CANARY_FLOOR, CANARY_SLACK, FAULTS, Fault, WeightService
+from rlvr.weights.faults import REFUSED, Fault
+from rlvr.weights.service import CANARY_FLOOR, CANARY_SLACK, WeightService, Worker
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)]
 
@@ -276,13 +277,14 @@ def service_of(world: World, *, fault: Fault | None) -> WeightService:
     nothing: Any = None
     runner = Runner("worker-0", engine=world.engine, renderer=nothing, environment=None, graders=nothing,
                     settings=settings, payoff=None)  # fmt: skip
+    worker = Worker(receive=runner.receive, kill=lambda: None)
     return WeightService(
-        export_here, {"worker-0": runner.receive}, sequences=SEQUENCES, folder=str(world.folder / "service"),
-        deadline_s=60, fault=fault,
+        export_here, {"worker-0": worker}, sequences=SEQUENCES, folder=str(world.folder / "service"), deadline_s=60,
+        fault=fault,
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", FAULTS)
+@pytest.mark.parametrize("kind", REFUSED)
 async def test_every_fault_ends_in_a_failed_proof(world: World, kind: str) -> None:
     service = service_of(world, fault=Fault(kind=kind, version=2))
     proof = await service.self_test(0)
@@ -293,7 +295,7 @@ async def test_every_fault_ends_in_a_failed_proof(world: World, kind: str) -> No
         with torch.no_grad():
             for p in world.learner.model.parameters():
                 p.mul_(1.0 + 0.02 * torch.randn(p.shape, generator=generator))
-        assert (await service.publish(1))[0].canary_error < NOISE
+        assert (await service.publish(1)).receipts[0].canary_error < NOISE
         with torch.no_grad():
             for p in world.learner.model.parameters():
                 p.mul_(1.0 + 0.02 * torch.randn(p.shape, generator=generator))
@@ -304,4 +306,19 @@ async def test_every_fault_ends_in_a_failed_proof(world: World, kind: str) -> No
         with torch.no_grad():
             for n, p in world.learner.model.named_parameters():
                 p.copy_(kept[n])
+        service.close()
+
+
+@pytest.mark.parametrize("kind", ["weights.duplicate", "weights.reorder", "weights.slow"])
+async def test_what_an_engine_can_take_leaves_it_as_it_was(world: World, kind: str) -> None:
+    """Deliveries twice, out of order and late; test_faults.py has the faults that a worker does not live through."""
+    service = service_of(world, fault=Fault(kind=kind, version=1))
+    try:
+        await service.self_test(0)
+        published = await service.publish(1)
+        assert len(published.receipts) == 1 and len(published.notes) == 1
+        said = await world.engine.generate(PROMPT, sampling=Sampling(max_tokens=8, seed=1))
+        assert {span.version for span in said.spans} == {1}
+        assert await world.error(world.canary_a) < NOISE
+    finally:
         service.close()

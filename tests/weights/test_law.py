@@ -6,9 +6,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from pushes import LEARNER, SEQUENCES, FakeWorker
 
 from rlvr.errors import EngineError, LostWorkerError, WeightProofError
@@ -237,5 +245,11 @@ class WeightLaw(RuleBasedStateMachine):
         faults.SLOW_S = self.kept_s
 
 
-WeightLaw.TestCase.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
 test_the_weight_law = WeightLaw.TestCase
+test_the_weight_law.settings = settings(max_examples=10, stateful_step_count=20, deadline=None)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_weight_law_at_length() -> None:
+    run_state_machine_as_test(WeightLaw, settings=settings(max_examples=200, stateful_step_count=40, deadline=None))  # type: ignore[no-untyped-call]
