@@ -66,10 +66,10 @@ class Scene:
         monkeypatch.setattr(module.ray, "kill", lambda actor, no_restart: self.killed.append(actor.name))
         monkeypatch.setattr(module, "_kill_processes", self)
         self.workers = Workers(
-            self.make, count=count, transport=transport, deadline_s=1.0, warn=self.said.append,
+            self.make, transport=transport, deadline_s=1.0, warn=self.said.append,
             joined=lambda name, _: self.events.append(f"+{name}"), left=lambda name: self.events.append(f"-{name}"),
         )  # fmt: skip
-        self.workers.started([(NODE, [(place, 0.5)]) for place, _ in enumerate(self.workers.begin())])
+        self.workers.started([(NODE, [(place, 0.5)]) for place, _ in enumerate(self.workers.begin(count))])
 
     def make(self, name: str, place: int) -> Actor:
         return self.made.setdefault(name, Actor(name))
