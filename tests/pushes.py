@@ -104,17 +104,15 @@ class Scene:
         )  # fmt: skip
 
     async def versions(self) -> list[int]:
-        """Give the versions of tokens that the workers sample now; of one that does not answer, -1."""
+        """Give the versions of tokens that the workers sample now; of one that is dead or fenced, -1."""
         found = []
         for worker in self.workers.values():
-            asked = worker.ask(0, size=1)
-            try:
-                header, _ = await asyncio.wait_for(asked, timeout=0.2)
-            except (TimeoutError, asyncio.CancelledError):
+            if worker.dead.is_set() or not worker.runner._open.is_set():
                 found.append(-1)
-            else:
-                assert header.min_version == header.max_version
-                found.append(header.max_version)
+                continue
+            header, _ = await asyncio.wait_for(worker.ask(0, size=1), timeout=20)
+            assert header.min_version == header.max_version
+            found.append(header.max_version)
         return found
 
     def files(self) -> list[str]:
