@@ -18,8 +18,8 @@ from rlvr.learner.actor import LearnerActor
 from rlvr.learner.algorithm import Totals
 from rlvr.learner.sft import Demonstration, SftSettings
 from rlvr.loop.settings import algorithm_of, learner_settings_of, payoff_of, rollout_settings_of, transport_of
-from rlvr.loop.traffic import Committed, Errand, Event, Learned, Traffic
-from rlvr.loop.workers import START_S, Workers, resolve
+from rlvr.loop.traffic import Committed, Errand, Event, Learned, Traffic, resolve
+from rlvr.loop.workers import START_S, Workers
 from rlvr.observe.libraries import preloads
 from rlvr.observe.recorder import make_recorder
 from rlvr.rollout.actor import RolloutActor

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from rlvr.config import AdapterSection, AlgorithmSection, Recipe
 from rlvr.errors import ConfigError
 from rlvr.learner.model import prepare
 from rlvr.loop import evaluate
+from rlvr.loop.book import Clock, StepBook
 from rlvr.loop.cluster import Cluster
 from rlvr.loop.failed import kept_for_replay, rollouts_on_disk, saved_if_stopped
 from rlvr.loop.guard import Guard
@@ -23,11 +23,9 @@ from rlvr.loop.stop import Interrupted, stop_signals
 from rlvr.loop.stream import Stream
 from rlvr.loop.truthfulness import truthfulness_metrics
 from rlvr.loop.warm_start import STOPPED_WITHIN, after_warm_start, warm_up
-from rlvr.observe.metrics import append_line, as_line, push_metrics, step_metrics, write_json
+from rlvr.observe.metrics import write_json
 from rlvr.observe.progress import RunView
-from rlvr.observe.trackers import TrackerSet, make_trackers
 from rlvr.rollout.runner import seed_of
-from rlvr.types import GroupHeader, Receipt, StepReport
 from rlvr.weights.service import Fault
 
 __all__ = ["Interrupted", "evaluate_model", "train"]
@@ -64,7 +62,7 @@ def train(
         view.phase(f"learner and {recipe.rollout.workers} rollout worker(s) ready after {_since(began)}")
         view.phase(_told(cluster.prove(held_out, BEFORE_WARM_START if warms_up else step, fault=fault)))
         cluster.keep_records(run.rollouts, until=step)
-        trackers = TrackerSet(_trackers(recipe, run_dir, view))
+        book = StepBook(run, recipe, view)
         before = evaluation(run.path / "eval_before.jsonl", cluster, held_out, reuse=resume)
         show(view, "before", before, recipe)
         if warms_up:
@@ -78,37 +76,33 @@ def train(
         stream = Stream(cluster, tasks, buffer_of(recipe), recipe=recipe, step=step, worthwhile=guard.graded)
         with rollouts_on_disk(cluster):
             while step < recipe.steps and not stop.asked:
-                seconds = _Clock()
-                with seconds.phase("rollout"):
+                clock = Clock()
+                with clock.phase("rollout"):
                     taken = stream.take()
                 cluster.record(step + 1, taken.arrived)  # before anything can fail that these rollouts explain
                 headers, admitted = taken.headers, taken.admitted
                 with saved_if_stopped(cluster, run, recipe, step, place):
                     guard.check(headers, admitted.counts, step=step + 1)
-                with seconds.phase("learn"), kept_for_replay(cluster, run, recipe, step, place, admitted=admitted):
+                with clock.phase("learn"), kept_for_replay(cluster, run, recipe, step, place, admitted=admitted):
                     learned = stream.learn(admitted) | taken.metrics()
                 guard.check_mismatch(learned, version=step)
                 step, place = step + 1, stream.place
-                with seconds.phase("push"):
+                with clock.phase("push"):
                     receipts = stream.publish(step)
                 if recipe.eval.every and step % recipe.eval.every == 0 and step < recipe.steps:
-                    with seconds.phase("eval"):
+                    with clock.phase("eval"):
                         stream.settle()
                         lines = evaluation(run.path / f"eval_step-{step:06d}.jsonl", cluster, held_out, reuse=False)
                     learned |= truthfulness_metrics(lines, weights=recipe.eval.truthfulness)
                     show(view, f"at step {step}", lines, recipe, before=before)
                 if recipe.checkpoint.every and step % recipe.checkpoint.every == 0 and step < recipe.steps:
-                    with seconds.phase("checkpoint"):
+                    with clock.phase("checkpoint"):
                         run.save(cluster, recipe, step=step, place=place)
-                report = _report(
-                    step, headers, learned, receipts, seconds=seconds.total(), cluster=cluster, recipe=recipe
-                )
-                append_line(run.metrics, as_line(report))
-                view.step(report)
-                trackers.log(step, as_line(report))
+                learned["graders_lost"] = cluster.lost_graders()
+                book.write(step, headers, receipts, learned=learned, clock=clock)
         run.save(cluster, recipe, step=step, place=place)
         stream.settle()
-        trackers.finish()
+        book.finish()
         if stop.asked:
             raise Interrupted(f"stopped after step {step} of {recipe.steps} and saved in {run.path}")
         stop.then = "training is over and saved, the run ends after this evaluation"
@@ -139,44 +133,11 @@ def _as_it_is(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update=plain)
 
 
-def _report(
-    step: int, headers: Sequence[GroupHeader], learned: dict[str, float], receipts: Sequence[Receipt], *,
-    seconds: dict[str, float], cluster: Cluster, recipe: Recipe,
-) -> StepReport:  # fmt: skip
-    learned = learned | push_metrics(receipts) | {"graders_lost": cluster.lost_graders()}
-    metrics = step_metrics(headers, learner=learned, seconds=seconds, weights=recipe.eval.truthfulness)
-    return StepReport(step=step, version=step, metrics=metrics, seconds=seconds)
-
-
 def _told(proof: Mapping[str, float]) -> str:
     return (
         f"weights proven: {proof['proven_tensors']:.0f} of {proof['total_tensors']:.0f} tensors read back from the "
         f"live engine; canary {proof['canary_error']:.4f} nats, bound {proof['canary_bound']:.3f}"
     )
-
-
-def _trackers(recipe: Recipe, run_dir: Path, view: RunView) -> list[Any]:
-    t, config = recipe.track, recipe.model_dump(mode="json")
-    return make_trackers(
-        recipe.name, run_dir=run_dir, config=config, wandb=t.wandb, trackio=t.trackio, tensorboard=t.tensorboard,
-        warn=view.warn,
-    )  # fmt: skip
-
-
-class _Clock:
-    """Seconds by phase of one step."""
-
-    def __init__(self) -> None:
-        self._start, self._phases = time.perf_counter(), dict[str, float]()
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self._phases[name] = time.perf_counter() - start
-
-    def total(self) -> dict[str, float]:
-        return self._phases | {"step": time.perf_counter() - self._start}
 
 
 def _since(start: float) -> str:

@@ -60,6 +60,7 @@ class RunDirectory:
         self.path = path
         self.metrics, self.rollouts = path / "metrics.jsonl", path / "rollouts"
         self.checkpoints, self.summary = path / "checkpoints", path / "summary.json"
+        self.timeline = path / "timeline.json"
 
     def begin(self, recipe: Recipe) -> str | None:
         """Make the directory for a new run; an older run of the name is moved aside. Gives where to."""

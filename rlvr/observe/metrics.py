@@ -90,6 +90,10 @@ METRICS: Mapping[str, str] = {
     "effective_sample_size": "of the correction's weights, as a share of the tokens: 1 where all weigh the same",
     "learning_rate": "learning rate of the step",
     "push_stall": "seconds an engine could not generate because of the weight push (the longest of the workers)",
+    "push_stall_share": "that, as a share of the seconds of the step",
+    "push_seconds": "seconds from the start of a worker's push to its receipt (the longest of the workers)",
+    "push_fetch": "seconds of those until the bytes lay on the worker's host",
+    "push_bytes": "bytes of the tensors that were pushed",
     "canary_error": "mean |engine - learner| over the canary tokens after the push, nats (the worst of the workers)",
     "proven_tensors": "tensors read back from the live model and found equal (the fewest of the workers)",
     "graders_lost": "grading processes killed from outside and replaced since the run started",
@@ -169,12 +173,17 @@ def _count_metrics(headers: Sequence[GroupHeader]) -> dict[str, float]:
     return found
 
 
-def push_metrics(receipts: Sequence[Receipt]) -> dict[str, float]:
+def push_metrics(receipts: Sequence[Receipt], *, step_seconds: float) -> dict[str, float]:
     """Give the worst of what the workers' receipts prove; nothing without a receipt."""
     if not receipts:
         return {}
+    stall = max(receipt.stall_seconds for receipt in receipts)
     return {
-        "push_stall": max(receipt.stall_seconds for receipt in receipts),
+        "push_stall": stall,
+        "push_stall_share": stall / step_seconds,
+        "push_seconds": max(receipt.seconds for receipt in receipts),
+        "push_fetch": max(receipt.fetch_seconds for receipt in receipts),
+        "push_bytes": float(receipts[0].bytes),
         "canary_error": max(receipt.canary_error for receipt in receipts),
         "proven_tensors": min(receipt.proven_tensors for receipt in receipts),
     }

@@ -20,7 +20,7 @@ from rlvr.loop.traffic import Arrival, Committed, Errand, Event, Learned, Routes
 from rlvr.rollout.runner import RolloutSettings, Runner, seed_of
 from rlvr.testing import FakeEngine, FakeLearner
 from rlvr.types import Grade, Group, GroupHeader, Message, Rollout, Task
-from rlvr.weights.service import WeightService
+from rlvr.weights.service import WeightService, Worker
 
 STEPS, PROMPTS, SIZE = 4, 3, 2
 LEARNER = FakeLearner()
@@ -43,6 +43,10 @@ class Lengths:
         return [Grade(verdict=None, score=float(len(reply.token_ids))) for reply in replies]
 
 
+def _never() -> None:
+    raise AssertionError("nobody is lost here")
+
+
 class Workers:
     """Two workers with a weight service, in an event loop of their own: `Cluster` without Ray."""
 
@@ -63,7 +67,7 @@ class Workers:
         for engine in engines.values():
             engine.live = dict(LEARNER.tensors(0))
         self.service = WeightService(
-            LEARNER.export, {name: runner.receive for name, runner in self.runners.items()},
+            LEARNER.export, {name: Worker(receive=r.receive, kill=_never) for name, r in self.runners.items()},
             sequences=[np.arange(24, dtype=np.int32)], folder=str(folder),
         )  # fmt: skip
         await self.service.self_test(0)
@@ -90,7 +94,7 @@ class Workers:
         done, _ = self.loop.run_until_complete(asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED))
         call = done.pop()
         if call in self.under_way:
-            return Committed(version=self.under_way.pop(call), receipts=call.result())
+            return Committed(version=self.under_way.pop(call), receipts=call.result().receipts)
         _, errand = self.routes.ended(call)
         header, group = call.result()
         return Arrival(errand=errand, header=header, group=group)

@@ -87,7 +87,7 @@ BY_THE_DRIVER = {"step", "version", "seconds", "graders_lost"}
 def test_every_metric_has_a_meaning_and_every_meaning_a_metric(tied_model):
     """What steps of all kinds give is compared with the table, both ways."""
     headers = [header([1.0], ["CORRECT"]), replace(header([NAN], ["WRONG"]), masked=(True,), unformatted=(True,))]
-    found = m.step_metrics(headers, learner={}, seconds={"step": 1.0}) | m.push_metrics([receipt()])
+    found = m.step_metrics(headers, learner={}, seconds={"step": 1.0}) | m.push_metrics([receipt()], step_seconds=1.0)
     for algorithm in LEARNERS.values():
         groups = random_groups()
         learner = make_learner(tied_model, **algorithm)
@@ -138,8 +138,11 @@ def receipt(**changes):
 
 def test_receipts_count_at_their_worst():
     receipts = [receipt(), receipt(worker="w1", proven_tensors=8, canary_error=0.05, stall_seconds=0.4)]
-    assert m.push_metrics(receipts) == {"push_stall": 0.4, "canary_error": 0.1, "proven_tensors": 8}
-    assert m.push_metrics([]) == {}
+    assert m.push_metrics(receipts, step_seconds=8.0) == {
+        "push_stall": 0.4, "push_stall_share": 0.05, "push_seconds": 1.0, "push_fetch": 0.0, "push_bytes": 0.0,
+        "canary_error": 0.1, "proven_tensors": 8,
+    }  # fmt: skip
+    assert m.push_metrics([], step_seconds=8.0) == {}
 
 
 def test_a_line_is_flat_and_says_null(tmp_path):
