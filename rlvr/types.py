@@ -285,6 +285,7 @@ class Receipt:
     bytes: int = 0  # of the tensors
     fetch_seconds: float = 0.0  # until the bytes lay on the worker's host
     intervals: tuple[Interval, ...] = ()  # of the push: prepare, stall, prove
+    wire_bytes: int = 0  # that came over the network for this worker: none where it, or its host, had them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
