@@ -12,6 +12,7 @@ the memory; nothing checks them.
 from __future__ import annotations
 
 import argparse
+import os
 import pickle
 import statistics
 import subprocess
@@ -68,7 +69,8 @@ def main() -> int:
             if a.ray:
                 with namespaces.Cluster(object_store=3 * 10**9) as cluster:
                     cluster.start(namespaces.OTHER)
-                    subprocess.run(cluster.beside(namespaces.LEARNER, again("ray")), check=True)
+                    reader = cluster.beside(namespaces.LEARNER, again("ray"))
+                    subprocess.run(reader, check=True, env=os.environ | namespaces.ENVIRONMENT)
     return 0
 
 

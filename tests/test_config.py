@@ -189,6 +189,7 @@ IDLE = [
     (["adapter.kind=lora", "adapter.target_rank=8"], "adapter.target_rank", 'adapter.kind = "adalora"'),
     (["hardware.kind=gpu", "hardware.threads=2"], "hardware.threads", 'hardware.kind = "cpu"'),
     (["hardware.kind=gpu", "rollout.kv_cache_gib=2"], "rollout.kv_cache_gib", 'hardware.kind = "cpu"'),
+    (["weights.folder=/mnt"], "weights.folder", 'weights.transport = "disk"'),
 ]  # fmt: skip
 
 

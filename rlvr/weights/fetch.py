@@ -22,7 +22,7 @@ from rlvr.weights.wire import Deadline, download, mark_of
 
 __all__ = ["Fetched", "Receiver"]
 
-DELTA_BELOW = 0.25e9  # bytes/s of the link; on a faster one the whole file is there before two have been compared
+DELTA_BELOW = 0.2e9  # bytes/s of the link; on a faster one the whole file is there before two have been compared
 _PREFIX = "rlvr-copies-"
 _POLL_S = 0.05
 _FRESH_S = 60.0  # a folder this young may belong to somebody who has not locked it yet
