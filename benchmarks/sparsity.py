@@ -1,4 +1,4 @@
-"""What share of SmolLM2's bfloat16 values an optimizer step changes, by learning rate: what a delta of weights lives on.
+"""What share of SmolLM2's bfloat16 values an optimizer step changes, by learning rate: what a delta lives on.
 
 python benchmarks/sparsity.py
 
