@@ -74,7 +74,9 @@ MEANINGS = {
     "sft.epochs": "passes over the demonstrations",
     "sft.learning_rate": "of AdamW, after the warm-up",
     "sft.warmup_steps": "steps over which the learning rate grows linearly",
-    "weights.transport": "`shm` is shared memory, for CPU; `ipc` and `nccl` need a GPU",
+    "weights.transport": "`shm` is shared memory of one host, `disk` a folder that all hosts share, `tcp` for hosts "
+    "that share none; `ipc` and `nccl` need a GPU; auto is `shm`, with `hardware.ray_address` `tcp`, on a GPU `ipc` "
+    "or `nccl`",
     "weights.deadline_s": "for each part of a push, seconds",
     "hardware.kind": "what engines and learner run on",
     "hardware.tokens_per_microbatch": "longest micro-batch of the learner, tokens; less memory if smaller",

@@ -30,6 +30,7 @@ __all__ = [
     "Reward",
     "Rollout",
     "Sample",
+    "Source",
     "Span",
     "StepReport",
     "Stop",
@@ -234,13 +235,24 @@ class TensorInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where other hosts get the file of a version, and the mark by which a reader knows that file when it sees it."""
+
+    host: str
+    port: int
+    mark: str
+    token: str = field(repr=False)  # without it the server gives nothing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What a version consists of. `path` says where the bytes lie."""
+    """What a version consists of. `path` says where the bytes lie, `source` where other hosts get them."""
 
     version: int
     kind: str  # full, merged, adapter
     tensors: tuple[TensorInfo, ...]
     path: str = ""
+    source: Source | None = None
 
     @property
     def bytes(self) -> int:
@@ -273,6 +285,7 @@ class Receipt:
     bytes: int = 0  # of the tensors
     fetch_seconds: float = 0.0  # until the bytes lay on the worker's host
     intervals: tuple[Interval, ...] = ()  # of the push: prepare, stall, prove
+    wire_bytes: int = 0  # that came over the network for this worker: none where it, or its host, had them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

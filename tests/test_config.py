@@ -189,6 +189,7 @@ IDLE = [
     (["adapter.kind=lora", "adapter.target_rank=8"], "adapter.target_rank", 'adapter.kind = "adalora"'),
     (["hardware.kind=gpu", "hardware.threads=2"], "hardware.threads", 'hardware.kind = "cpu"'),
     (["hardware.kind=gpu", "rollout.kv_cache_gib=2"], "rollout.kv_cache_gib", 'hardware.kind = "cpu"'),
+    (["weights.folder=/mnt"], "weights.folder", 'weights.transport = "disk"'),
 ]  # fmt: skip
 
 
@@ -225,6 +226,8 @@ def test_every_setting_that_can_be_without_effect_is_tried() -> None:
         ["adapter.kind=lora+", "adapter.lora_plus_ratio=4", "weights.mode=merged"],
         ["hardware.kind=gpu", "adapter.kind=qlora"],
         ["hardware.kind=gpu", "weights.transport=nccl"],
+        ["weights.transport=disk", "weights.folder=/mnt"],
+        ["hardware.ray_address=auto", "weights.transport=tcp"],
         ["algorithm.preset=reinforce++", "rollout.group_size=1"],
         ["sft.demonstrations=environment", "sft.epochs=2"],
     ],
@@ -241,6 +244,12 @@ def test_the_same_settings_pass_where_they_have_an_effect(toml: Path, overrides:
     ("overrides", "sentence"),
     [
         (["weights.transport=nccl"], 'weights.transport = "nccl" needs hardware.kind = "gpu"'),
+        (["weights.transport=disk"], 'weights.transport = "disk" needs weights.folder, on a disk that all hosts share'),
+        (
+            ["weights.transport=tcp"],
+            'weights.transport = "tcp" needs hardware.ray_address: without it all workers are on the learner\'s host; '
+            'take "shm"',
+        ),
         (["weights.transport=ipc"], 'weights.transport = "ipc" needs hardware.kind = "gpu"'),
         (["algorithm.kl=reward"], 'algorithm.kl = "reward" needs algorithm.kl_coefficient above 0'),
         (

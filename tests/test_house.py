@@ -42,6 +42,7 @@ GUESTS = {
         "rlvr/*/actor.py",
         "rlvr/observe/recorder.py",
         "rlvr/loop/cluster.py",
+        "rlvr/loop/places.py",
         "rlvr/loop/traffic.py",
         "rlvr/loop/workers.py",
     ],

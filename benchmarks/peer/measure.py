@@ -64,7 +64,7 @@ class Memory(threading.Thread):
 def _weights_in_shared_memory(process: psutil.Process) -> float:
     """Give the size in GB of the weights that an rlvr run has exported; they count in no process's memory."""
     sizes = 0
-    for path in Path("/dev/shm").glob(f"rlvr-weights-{process.pid}-*/*"):
+    for path in Path("/dev/shm").glob(f"rlvr-weights-*-{process.pid}-*/*"):
         with suppress(OSError):
             sizes += path.stat().st_size
     return sizes / GB

@@ -135,6 +135,11 @@ EFFECTS: tuple[Effect, ...] = (
         holds=lambda r: r.adapter.kind == "adalora",
     ),
     Effect(
+        keys=("weights.folder",),
+        needs='weights.transport = "disk"',
+        holds=lambda r: r.weights.transport == "disk",
+    ),
+    Effect(
         keys=("hardware.threads", "rollout.kv_cache_gib"),
         needs='hardware.kind = "cpu"',
         holds=lambda r: r.hardware.kind == "cpu",
@@ -310,6 +315,13 @@ def _transport(recipe: Recipe) -> Iterator[str]:
         yield (
             f"rollout.workers = {workers} cannot share the learner's GPU, as weights.transport = "
             f'"{transport}" wants; use 1 worker or "nccl"'
+        )
+    if transport == "disk" and not recipe.weights.folder:
+        yield 'weights.transport = "disk" needs weights.folder, on a disk that all hosts share'
+    if transport == "tcp" and not recipe.hardware.ray_address:
+        yield (
+            'weights.transport = "tcp" needs hardware.ray_address: without it all workers are on the learner\'s host; '
+            'take "shm"'
         )
     if kind == "cpu" and transport in ("ipc", "nccl"):
         yield f'weights.transport = "{transport}" needs hardware.kind = "gpu"'

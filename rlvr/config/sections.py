@@ -177,7 +177,8 @@ class WeightsSection(Section):
     recompute_kv: bool = Field(
         default=False, description="what replies under way have in the KV cache is computed again with new weights"
     )
-    transport: Literal["auto", "shm", "ipc", "nccl"] = "auto"
+    transport: Literal["auto", "shm", "disk", "tcp", "ipc", "nccl"] = "auto"
+    folder: str | None = Field(default=None, min_length=1, description="on a disk that all hosts share, for `disk`")
     deadline_s: PositiveFloat = 180.0
     max_mismatch: PositiveFloat = Field(
         default=0.1, description="mean |learner - engine| over the tokens sampled under the learner's own version, "
@@ -199,7 +200,8 @@ class HardwareSection(Section):
     )
     ray_address: str | None = Field(
         default=None,
-        description="of a running cluster, where `shm` wants all actors on this host; none: a Ray of the run's own",
+        description="of a running cluster; learner and driver stay on this host, workers spread over all hosts; none: "
+        "a Ray of the run's own",
     )
 
 

@@ -17,6 +17,7 @@ from rlvr.errors import ConfigError, EngineError, ResourceError, brief
 from rlvr.learner.actor import LearnerActor
 from rlvr.learner.algorithm import Totals
 from rlvr.learner.sft import Demonstration, SftSettings
+from rlvr.loop.places import at, cores_of, hosts
 from rlvr.loop.settings import algorithm_of, learner_settings_of, payoff_of, rollout_settings_of, transport_of
 from rlvr.loop.traffic import Committed, Errand, Event, Learned, Traffic, resolve
 from rlvr.loop.workers import START_S, Workers
@@ -29,6 +30,7 @@ from rlvr.types import Group, GroupHeader, Message, Task
 from rlvr.weights.actor import WeightServiceActor
 from rlvr.weights.export import shared_folder
 from rlvr.weights.faults import Fault
+from rlvr.weights.fetch import Receiver
 from rlvr.weights.service import Published
 
 __all__ = ["Cluster"]
@@ -64,12 +66,12 @@ class Cluster:
         """Start Ray, the learner and the workers."""
         _start_ray(self.recipe.hardware.ray_address)
         try:
-            self._folder = shared_folder(self.model)
+            self._folder = shared_folder(self.model, parent=self.recipe.weights.folder)
             settings = learner_settings_of(self.recipe, cores=len(os.sched_getaffinity(0)))
             self._learner = (
                 cast(Any, LearnerActor)
-                .options(**self._place())
-                .remote(str(self.model), algorithm_of(self.recipe), place=self._place(), **settings)
+                .options(**self._place(), **self._here())
+                .remote(str(self.model), algorithm_of(self.recipe), place=self._place() | self._here(), **settings)
             )
             loading = self._learner.start.remote()
             starting = self._workers.begin(self.recipe.rollout.workers)
@@ -91,12 +93,12 @@ class Cluster:
 
     def prove(self, tasks: Sequence[Task], version: int, *, fault: Fault | None) -> dict[str, float]:
         """Start the weight service, test it on perturbed weights, and bring all workers to `version`."""
-        if fault and transport_of(self.recipe) != "shm":
-            raise ConfigError(f"--inject works on the shm transport only, not on {transport_of(self.recipe)}")
+        if fault and transport_of(self.recipe) in ("ipc", "nccl"):
+            raise ConfigError(f"--inject works on transports of files only, not on {transport_of(self.recipe)}")
         render = self._any_worker().render
         prompts = self._get([render.remote(t.messages) for t in tasks[:CANARY_SEQUENCES]], START_S, "the canary")
         sequences = [np.asarray(ids[-CANARY_TOKENS:]) for ids in prompts]
-        self._service = cast(Any, WeightServiceActor).remote(
+        self._service = cast(Any, WeightServiceActor).options(**self._here()).remote(
             self._learner, self._workers.serving, sequences=sequences, folder=str(self._folder),
             deadline_s=self.recipe.weights.deadline_s, fault=fault,
             transport=transport_of(self.recipe),
@@ -168,7 +170,7 @@ class Cluster:
 
     def keep_records(self, folder: Path, *, until: int) -> None:
         """Start recording rollouts in `folder`; what a resumed run will write again is removed."""
-        self._recorder = make_recorder(folder.absolute())
+        self._recorder = make_recorder(folder.absolute(), place=self._here())
         self._recording = self._recorder.keep_until.remote(until)
 
     def record(self, step: int, arrived: Arrived) -> None:
@@ -207,15 +209,18 @@ class Cluster:
         return next(iter(self._workers.ready().values()))
 
     def _make_worker(self, name: str, place: int) -> Any:
-        r = self.recipe.rollout
+        r, transport = self.recipe.rollout, transport_of(self.recipe)
+        nodes = hosts() if self._spreads() else [""]
         cores = sorted(os.sched_getaffinity(0))
-        share = tuple(cores[place :: r.workers]) if r.workers <= len(cores) else tuple(cores)
+        share = cores_of(place, workers=r.workers, hosts=len(nodes), cores=cores)
+        away = at(nodes[place % len(nodes)], instead=True) if self._spreads() else {}
+        receiver = Receiver(name, deadline_s=0.9 * self.recipe.weights.deadline_s)  # it speaks before the service
         engine = EngineSettings(
             model=str(self.model), kind=self.recipe.hardware.kind, max_model_len=r.max_model_len,
             max_num_seqs=r.max_num_seqs, kv_cache_gib=r.kv_cache_gib, cores=share,
-            transport=transport_of(self.recipe),
+            transport=transport,
         )  # fmt: skip
-        return cast(Any, RolloutActor).options(**self._place()).remote(
+        return cast(Any, RolloutActor).options(**self._place(), **away).remote(
             name,
             engine=engine,
             settings=rollout_settings_of(self.recipe),
@@ -225,7 +230,16 @@ class Cluster:
             grading={
                 "processes": r.grading_processes, "timeout_s": r.grading_timeout_s, "memory_mb": r.grading_memory_mb
             },
+            receiver=receiver if transport in ("disk", "tcp") else None,
         )  # fmt: skip
+
+    def _spreads(self) -> bool:
+        """Tell whether workers are spread over hosts; where there are GPUs they go where those are."""
+        return bool(self.recipe.hardware.ray_address) and self.recipe.hardware.kind == "cpu"
+
+    def _here(self) -> dict[str, Any]:
+        """Give Ray's options for whoever shares files with the driver."""
+        return at(hosts()[0]) if self._spreads() else {}
 
     def _place(self) -> dict[str, Any]:
         # plug-ins given as module:attr live in the user's folder; Ray's workers must find them there

@@ -122,10 +122,13 @@ def payoff_of(recipe: Recipe) -> Payoff | None:
 
 
 def transport_of(recipe: Recipe) -> str:
-    """Resolve weights.transport = "auto": shared memory on CPU; CUDA IPC on a GPU, NCCL where ranks have several."""
+    """Resolve weights.transport = "auto".
+
+    On CPU shared memory, and TCP to the other hosts of a cluster; on a GPU CUDA IPC, NCCL where ranks have several.
+    """
     wanted = recipe.weights.transport
     if wanted != "auto":
         return wanted
     if recipe.hardware.kind == "cpu":
-        return "shm"
+        return "tcp" if recipe.hardware.ray_address else "shm"
     return "nccl" if recipe.hardware.ranks > 1 else "ipc"

@@ -85,8 +85,8 @@ class RolloutWriter:
         return len(late)
 
 
-def make_recorder(folder: Path, *, prompt: bool = True) -> Any:
-    """Start a Ray actor around a `RolloutWriter`, so that writing keeps nobody waiting.
+def make_recorder(folder: Path, *, prompt: bool = True, place: Mapping[str, Any] | None = None) -> Any:
+    """Start a Ray actor around a `RolloutWriter`, so that writing keeps nobody waiting, with Ray's options `place`.
 
     Gives the actor's handle. Call `handle.write.remote(step, groups=[refs], seeds={...})` with object references: the
     groups then travel from the worker to the recorder and never through the driver.
@@ -109,4 +109,4 @@ def make_recorder(folder: Path, *, prompt: bool = True) -> Any:
             return self.writer.keep_until(step)
 
     # No CPU is asked for: on a laptop the recorder would starve the engine of one.
-    return ray.remote(Recorder).options(num_cpus=0).remote()
+    return ray.remote(Recorder).options(num_cpus=0, **(place or {})).remote()

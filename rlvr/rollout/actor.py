@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from rlvr import plugins
 from rlvr.core.payoff import Payoff
-from rlvr.errors import BoundaryError, WeightProofError
+from rlvr.errors import BoundaryError, LostWorkerError, ResourceError, WeightProofError
 from rlvr.rollout.engine import EngineSettings
 from rlvr.rollout.grading import GradingPool, RewardSpec
 from rlvr.rollout.render import Renderer
@@ -37,8 +38,9 @@ class RolloutActor:
     def __init__(
         self, name: str, *, engine: EngineSettings, settings: RolloutSettings, payoff: Payoff | None,
         environment: tuple[str, Mapping[str, Any]], rewards: Sequence[RewardSpec], grading: Mapping[str, Any],
+        receiver: Any = None,  # brings the bytes of a version to this host, where they are not here already
     ) -> None:  # fmt: skip
-        self._engine = VllmEngine(engine)
+        self._engine, self._receiver = VllmEngine(engine), receiver
         self._graders = GradingPool(rewards, **grading)
         self._runner = Runner(
             name,
@@ -85,7 +87,7 @@ class RolloutActor:
 
     async def receive(self, manifest: Manifest, canary: Canary, *, serve: bool = True, fault: str = "") -> Receipt:
         """See `Runner.receive`. Some faults kill this process, or stop it, while it takes the version up."""
-        push = asyncio.ensure_future(self._runner.receive(manifest, canary, serve=serve, fault=fault))
+        push = asyncio.ensure_future(self._take(manifest, canary, serve=serve, fault=fault))
         if fault in SIGNALS:
             await asyncio.sleep(STRUCK_AFTER_S)
             os.kill(os.getpid(), SIGNALS[fault])
@@ -95,6 +97,19 @@ class RolloutActor:
             if "EngineDeadError" in error.reason:
                 os._exit(1)  # as in `run`
             raise
+
+    async def _take(self, manifest: Manifest, canary: Canary, *, serve: bool, fault: str) -> Receipt:
+        """Bring the bytes of a version to this host, then take it up."""
+        if self._receiver is None or (serve and self._runner.has_seen(manifest)):
+            return await self._runner.receive(manifest, canary, serve=serve, fault=fault)
+        try:
+            fetched = await asyncio.get_running_loop().run_in_executor(None, self._receiver.fetch, manifest)
+        except ValueError as reason:
+            raise WeightProofError(self._runner.name, manifest.version, str(reason)) from reason
+        except ResourceError as error:
+            raise LostWorkerError(self._runner.name, f"cannot get its weights ({error})") from error
+        receipt = await self._runner.receive(fetched.manifest, canary, serve=serve, fault=fault)
+        return replace(receipt, wire_bytes=fetched.bytes, fetch_seconds=fetched.seconds)
 
     async def transfer(self, step: str, payload: Any) -> None:
         """See `VllmEngine.transfer`."""
@@ -108,3 +123,5 @@ class RolloutActor:
         """Shut engine and graders down."""
         await self._engine.stop()
         self._graders.close()
+        if self._receiver is not None:
+            self._receiver.close()

@@ -127,7 +127,7 @@ class Runner:
         """
         start, watch = time.perf_counter(), Watch()
         async with self._push:
-            if serve and self._served and manifest.version <= self._served.version:
+            if serve and self._served and self.has_seen(manifest):
                 return self._again(manifest, self._served)
             try:
                 with watch.over("prepare"):
@@ -150,6 +150,10 @@ class Runner:
                 self._served = receipt
                 self._open.set()
         return receipt
+
+    def has_seen(self, manifest: Manifest) -> bool:
+        """Tell whether a version as new as this one is served already, so that nothing more of it is needed."""
+        return self._served is not None and manifest.version <= self._served.version
 
     def _again(self, manifest: Manifest, served: Receipt) -> Receipt:
         if manifest.version == served.version and fingerprint(manifest) == served.digest:

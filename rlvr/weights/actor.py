@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from rlvr.errors import LostWorkerError, brief, unwrapped
 from rlvr.types import Canary, Manifest, Receipt
-from rlvr.weights.export import export
+from rlvr.weights.export import export, export_for_hosts
 from rlvr.weights.sender import Sender
 from rlvr.weights.service import Fault, Published, WeightService, Worker
 
@@ -30,10 +31,11 @@ class WeightServiceActor:
         self, learner: Any, workers: dict[str, Any], *, sequences: Sequence[NDArray[np.int32]], folder: str,
         deadline_s: float, fault: Fault | None, transport: str,
     ) -> None:  # fmt: skip
+        write = partial(_export_here, token=secrets.token_hex(16)) if transport == "tcp" else export
         self._exported, self._progress = FIRST, asyncio.Condition()
 
         async def export_there(**request: Any) -> Any:
-            answer = await learner.export.remote(export, **request)
+            answer = await learner.export.remote(write, **request)
             async with self._progress:
                 self._exported = request["version"]
                 self._progress.notify_all()
@@ -41,7 +43,7 @@ class WeightServiceActor:
 
         send = (
             None
-            if transport == "shm"
+            if transport not in ("ipc", "nccl")
             else partial(
                 learner.send.remote, partial(Sender, transport, _RayCall(list(workers.values())), workers=len(workers))
             )
@@ -94,6 +96,11 @@ def _worker(name: str, handle: Any) -> Worker:
             raise LostWorkerError(name, f"died as it took up version {manifest.version} ({brief(error)})") from error
 
     return Worker(receive=receive, kill=partial(ray.kill, handle, no_restart=True))
+
+
+def _export_here(tensors: Any, *, version: int, folder: str, token: str) -> Manifest:
+    """Write a version on the learner's host, and offer it there to the other nodes."""
+    return export_for_hosts(tensors, version=version, folder=folder, token=token, host=ray.util.get_node_ip_address())
 
 
 class _RayCall:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,11 +14,14 @@ from typing import TYPE_CHECKING
 from rlvr.errors import ResourceError
 from rlvr.types import Manifest
 from rlvr.weights.manifest import describe, open_tensors
+from rlvr.weights.wire import FileServer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["corrupt", "export", "leave_out", "shared_folder"]
+__all__ = ["corrupt", "export", "export_for_hosts", "leave_out", "shared_folder"]
+
+_servers: dict[str, FileServer] = {}  # of this process, by folder
 
 
 def export(tensors: Iterable[tuple[str, Tensor]], *, version: int, folder: str) -> Manifest:
@@ -43,6 +47,16 @@ def export(tensors: Iterable[tuple[str, Tensor]], *, version: int, folder: str) 
     return Manifest(version=version, kind="full", tensors=describe(named.items()), path=str(path))
 
 
+def export_for_hosts(
+    tensors: Iterable[tuple[str, Tensor]], *, version: int, folder: str, token: str, host: str
+) -> Manifest:
+    """Write one version as `export` does, and offer it to other hosts from this process, at the address `host`."""
+    manifest = export(tensors, version=version, folder=folder)
+    if folder not in _servers:
+        _servers[folder] = FileServer(token=token, host=host)
+    return _servers[folder].offer(manifest)
+
+
 def corrupt(manifest: Manifest) -> None:
     """Flip bytes in the middle of the file (a fault, injected after the digest was taken)."""
     with open(manifest.path, "r+b") as file:
@@ -64,13 +78,23 @@ def leave_out(manifest: Manifest, *, count: int = 3) -> None:
     os.replace(manifest.path + ".part", manifest.path)
 
 
-def shared_folder(model: Path) -> Path:
-    """Choose where versions are written: shared memory where two of them fit, else the temporary folder."""
+def shared_folder(model: Path, *, parent: str | None = None) -> Path:
+    """Choose where versions are written: `parent`, else shared memory where two fit, else the temporary folder.
+
+    Errors: ResourceError where `parent` cannot be written to.
+    """
     need = 2.5 * sum(f.stat().st_size for f in model.glob("*.safetensors"))
-    memory = Path("/dev/shm")
-    parent = memory if memory.is_dir() and shutil.disk_usage(memory).free > need else Path(tempfile.gettempdir())
-    for left in parent.glob("rlvr-weights-*"):  # by a run that was killed; memory that nobody else would free
-        owner = left.name.split("-")[2]
+    memory, host = Path("/dev/shm"), socket.gethostname()
+    roomy = memory if memory.is_dir() and shutil.disk_usage(memory).free > need else Path(tempfile.gettempdir())
+    chosen = Path(parent).expanduser().absolute() if parent else roomy
+    for left in chosen.glob(f"rlvr-weights-{host}-*"):  # by a run that was killed; memory that nobody else would free
+        owner = left.name.split("-")[-2]
         if owner.isdigit() and not Path("/proc", owner).exists():
             shutil.rmtree(left, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"rlvr-weights-{os.getpid()}-", dir=parent))
+    try:
+        chosen.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f"rlvr-weights-{host}-{os.getpid()}-", dir=chosen))
+        folder.chmod(0o755)  # workers of other hosts read a shared disk, perhaps as another user
+    except OSError as error:
+        raise ResourceError(f"the weights cannot be written to {chosen}: {error}") from error
+    return folder

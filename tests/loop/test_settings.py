@@ -95,6 +95,7 @@ def test_every_kind_of_adapter_has_its_settings(kind: str) -> None:
 
 def test_the_transport_follows_the_hardware() -> None:
     assert (transport_of(recipe()), transport_of(recipe(hardware={"kind": "gpu"}))) == ("shm", "ipc")
+    assert transport_of(recipe(hardware={"ray_address": "auto"})) == "tcp"
 
 
 def test_a_cut_reply_is_wrong_only_where_something_says_what_that_pays() -> None:

@@ -1,0 +1,28 @@
+"""Which host runs whom, where a run joins a cluster that has several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+__all__ = ["at", "cores_of", "hosts"]
+
+
+def hosts() -> list[str]:
+    """Give the ids of the living nodes, this one first."""
+    here = str(ray.get_runtime_context().get_node_id())
+    return [here, *sorted(str(n["NodeID"]) for n in ray.nodes() if n["Alive"] and n["NodeID"] != here)]
+
+
+def at(node: str, *, instead: bool = False) -> dict[str, Any]:
+    """Give Ray's options for an actor on one node, or `instead` on another if that one is gone."""
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=instead)}
+
+
+def cores_of(place: int, *, workers: int, hosts: int, cores: Sequence[int]) -> tuple[int, ...]:
+    """Give the share of a host's cores that a worker gets. Workers go round the hosts, which have the same cores."""
+    beside = len(range(place % hosts, workers, hosts))
+    return tuple(cores[place // hosts :: beside]) if beside <= len(cores) else tuple(cores)
