@@ -17,8 +17,12 @@ LEARNER, OTHER = "10.77.0.1", "10.77.0.2"
 _NAMES = {LEARNER: "rlvr-a", OTHER: "rlvr-b"}
 _SHELL = 'mount -t tmpfs tmpfs /dev/shm && mount --bind "$1" /tmp && shift && exec "$@"'
 PORT = 6399  # of Ray
-# Workers as urgent as all else. Nobody but this machine reaches the nodes, so that they need no token of Ray's.
-ENVIRONMENT = {"RAY_worker_niceness": "0", "RAY_AUTH_MODE": "disabled"}
+ENVIRONMENT = {
+    "RAY_worker_niceness": "0",
+    "RAY_AUTH_MODE": "disabled",  # nobody but this machine reaches the nodes
+    "RAY_memory_monitor_refresh_ms": "0",  # each would count the other's memory, and kill for it
+    "TORCHINDUCTOR_CACHE_DIR": str(Path.home() / ".cache" / "rlvr" / "two-hosts"),  # not in /tmp, empty at each start
+}
 
 
 def _ip(*words: str) -> None:

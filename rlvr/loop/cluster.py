@@ -213,7 +213,7 @@ class Cluster:
         nodes = hosts() if self._spreads() else [""]
         cores = sorted(os.sched_getaffinity(0))
         share = cores_of(place, workers=r.workers, hosts=len(nodes), cores=cores)
-        away = at(nodes[place % len(nodes)], instead=True) if self._spreads() else {}
+        away = self._at(nodes[place % len(nodes)]) if self._spreads() else {}
         receiver = Receiver(name, deadline_s=0.9 * self.recipe.weights.deadline_s)  # it speaks before the service
         engine = EngineSettings(
             model=str(self.model), kind=self.recipe.hardware.kind, max_model_len=r.max_model_len,
@@ -240,6 +240,11 @@ class Cluster:
     def _here(self) -> dict[str, Any]:
         """Give Ray's options for whoever shares files with the driver."""
         return at(hosts()[0]) if self._spreads() else {}
+
+    def _at(self, node: str) -> dict[str, Any]:
+        # As a run begins, the nodes may not know each other yet, and Ray would take the one that it asks first. Later a
+        # node may be gone.
+        return at(node, instead=self._service is not None)
 
     def _place(self) -> dict[str, Any]:
         # plug-ins given as module:attr live in the user's folder; Ray's workers must find them there
