@@ -26,7 +26,7 @@ GIB = 2**30
 # The CPU attention kernel wants multiples of 32; the default of 128 is longer than most prompts, so that nothing of
 # a prompt would ever be shared.
 CPU_BLOCK = 32
-PREPARING_POLL_S = 0.02  # between looks at weights that an engine process makes ready
+PREPARING_POLL_S = 0.01  # between looks at weights that an engine process makes ready
 
 
 class VllmEngine:

@@ -5,6 +5,7 @@ vLLM loads this module in each of its processes through the entry point `vllm.ge
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -31,6 +32,7 @@ __all__ = ["ProofExtension", "Successor", "register"]
 # One-hot inputs per linear layer and push. A stale tensor is missed only if none of the columns that they read changed.
 PROBES = 64
 IDLE_POLLING_S = 0.005
+SLICE_S = 0.03  # of reading back, between two steps of the engine
 
 
 def register() -> None:
@@ -87,7 +89,7 @@ class ProofExtension:
         return True
 
     def rlvr_prepare(self, manifest: dict[str, Any], skip: list[str]) -> bool:
-        """Begin to make new weights ready and to read them back, in a thread beside that of the engine's steps."""
+        """Begin to make new weights ready, in a thread beside that of the engine's steps."""
         if self._rlvr_threads is None:
             self._rlvr_threads = ThreadPoolExecutor(1, thread_name_prefix="rlvr-prepare", initializer=_one_core)
         model = self.model_runner.get_model()
@@ -95,14 +97,17 @@ class ProofExtension:
         return True
 
     def rlvr_prepared(self) -> str | bool | None:
-        """Tell whether the new weights are ready; None while they are not."""
+        """Read a part of the new weights back, and tell whether all of them are ready; None while they are not.
+
+        This is the thread of the engine's steps: vLLM's kernels share their scratch memory and must not run in two.
+        """
         if self._rlvr_next is None or not self._rlvr_next.done():
             return None
         try:
-            self._rlvr_next.result()
+            return self._rlvr_next.result().read_on(until=time.monotonic() + SLICE_S) or None
         except (ValueError, OSError, RlvrError) as error:
+            self._rlvr_next = None
             return str(error)
-        return True
 
     def rlvr_swap(self, digest: str) -> str | bool:
         """Let the prepared weights go live. This exchanges pointers, so that nothing can fail half-way."""
@@ -141,7 +146,7 @@ def _successor(model: nn.Module, manifest: Manifest, skip: Sequence[str]) -> Suc
         try:
             check(manifest, tensors)
             found = Successor(model, {n: t for n, t in tensors.items() if n not in skip}, digest=fingerprint(manifest))
-            found.proven = compare(model, tensors, seed=max(0, manifest.version), holders=found.twins)
+            found.readings = readings(model, tensors, seed=max(0, manifest.version), holders=found.twins)
             return found
         except ValueError as error:
             raise _Refused(str(error)) from error
@@ -161,6 +166,7 @@ class Successor:
 
     def __init__(self, model: nn.Module, tensors: Mapping[str, Tensor], *, digest: str) -> None:
         self.digest, self.proven = digest, 0
+        self.readings: Iterator[int] = iter(())
         self.twins: dict[nn.Module, nn.Module] = {}
         self._made: dict[int, tuple[list[str], nn.Parameter]] = {}  # by live parameter: tied layers share one
         used: set[str] = set()
@@ -175,6 +181,15 @@ class Successor:
         unseen = sorted(tensors.keys() - used)
         if unseen:
             raise ValueError(f"{len(unseen)} tensors have no place in the engine, {unseen[0]} among them")
+
+    @torch.no_grad()
+    def read_on(self, *, until: float) -> bool:
+        """Go on reading back until a time, by time.monotonic(). Gives whether all is read. Errors: ValueError."""
+        for found in self.readings:
+            self.proven = found
+            if time.monotonic() > until:
+                return False
+        return True
 
     def take_over(self) -> None:
         """Go live."""
@@ -240,16 +255,21 @@ def parameter_names(name: str, module: nn.Module, model: nn.Module) -> dict[str,
 
 
 @torch.no_grad()
-def compare(
+def compare(model: nn.Module, tensors: Mapping[str, Tensor], *, seed: int) -> int:
+    """Read live weights back. Gives the tensors found equal. Errors: ValueError names the first that is not."""
+    return max(readings(model, tensors, seed=seed))
+
+
+def readings(
     model: nn.Module, tensors: Mapping[str, Tensor], *, seed: int, holders: Mapping[nn.Module, nn.Module] | None = None
-) -> int:
+) -> Iterator[int]:
     """Read weights back through the layers that use them, and compare them bit by bit with the bytes sent.
 
     A one-hot input makes a linear layer answer with one column of the matrix it really multiplies by, packed or not:
     one product by 1 and sums with 0 are exact. So this sees private copies that no parameter shows. A tensor that no
     layer answers for is an error: a part of the model that nobody can see would be a part that nobody proves.
-    `holders` says what holds the weights of a module, where that is not the module itself. Gives the tensors found
-    equal. Errors: ValueError names the first that is not.
+    `holders` says what holds the weights of a module, where that is not the module itself. Yields, after each module,
+    how many tensors were found equal. Errors: ValueError names the first that is not.
     """
     generator = torch.Generator().manual_seed(seed)
     proven: set[str] = set()
@@ -263,10 +283,10 @@ def compare(
             if not torch.equal(live, sent.to(live.device, live.dtype)):
                 raise ValueError(f"{names[0]} differs between engine and learner")
             proven.update(names)
+            yield len(proven)
     unseen = sorted(tensors.keys() - proven)
     if unseen:
         raise ValueError(f"{len(unseen)} tensors cannot be read back, {unseen[0]} among them")
-    return len(proven)
 
 
 def _views(
