@@ -27,7 +27,7 @@ ADVICE = "run: python docs/make_tables.py"
 
 
 def mistakes(heading: str) -> list[tuple[str, str]]:
-    """Give the rows of one table of docs/errors.md: an override, and the answer that the page promises."""
+    """Give the rows of one table of docs/errors.md: overrides, "`, `" between them, and the answer promised."""
     section = ERRORS.split(f"## {heading}\n")[1].split("\n## ")[0]
     return re.findall(r"^\| `(.+?)` \| (.+) \|$", section, re.MULTILINE)
 
@@ -77,7 +77,7 @@ def recipe_file(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(("override", "answer"), mistakes("The recipe"))
 def test_a_wrong_recipe_gets_the_promised_answer(override: str, answer: str, recipe_file: Path) -> None:
     with pytest.raises(RlvrError) as caught:
-        load_recipe(recipe_file, overrides=[override])
+        load_recipe(recipe_file, overrides=override.split("`, `"))
     said = str(caught.value).removeprefix(f"{recipe_file}: ")
     assert promised(answer).fullmatch(said), said
 

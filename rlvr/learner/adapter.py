@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import difflib
 import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rlvr.errors import BoundaryError, ModelError, boundary
 from rlvr.learner.adapter_tensors import INITIAL, MAIN, base_weight, is_adalora, is_quantized, layers
+from rlvr.learner.targets import check_names, hits
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -236,20 +236,14 @@ def _check(model: PreTrainedModel, settings: AdapterSettings) -> None:
     head = model.get_output_embeddings()
     linear = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
     wanted = [] if settings.targets == "all-linear" else settings.targets
-    for target in wanted:
-        if not any(name == target or name.endswith(f".{target}") for name in linear):
-            ends = sorted({name.rpartition(".")[2] for name in linear})
-            near = ", ".join(difflib.get_close_matches(target, ends, n=3, cutoff=0.5) or ends)
-            raise ModelError(
-                f"adapter.targets: {target!r} matches no linear layer below the output head; there is {near}"
-            )
+    check_names(wanted, linear)
     four_bit = any(is_quantized(module) for module in linear.values())
     if (settings.kind == "qlora") != four_bit:
         wants = "is not for a model in 4 bits; take" if four_bit else "needs a model in 4 bits; for another take"
         raise ModelError(f'adapter.kind "{settings.kind}" {wants} "{"qlora" if four_bit else "lora"}"')
     for name, module in linear.items():
         side = min(module.in_features, module.out_features)
-        hit = not wanted or any(name == target or name.endswith(f".{target}") for target in wanted)
+        hit = not wanted or any(hits(target, name) for target in wanted)
         if hit and settings.rank > side and settings.kind != "vera":  # VeRA trains a vector of that length, no matrix
             raise ModelError(f"adapter.rank {settings.rank} exceeds the shorter side of {name}: take at most {side}")
 

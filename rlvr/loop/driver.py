@@ -18,7 +18,7 @@ from rlvr.loop.failed import kept_for_replay, rollouts_on_disk, saved_if_stopped
 from rlvr.loop.guard import Guard
 from rlvr.loop.ledger import Place, RunDirectory, TaskStream, eval_tasks
 from rlvr.loop.results import evaluation, show, summary_of
-from rlvr.loop.settings import buffer_of, compares_within_groups
+from rlvr.loop.settings import buffer_of, check_targets, compares_within_groups
 from rlvr.loop.stop import Interrupted, stop_signals
 from rlvr.loop.stream import Stream
 from rlvr.loop.truthfulness import truthfulness_metrics
@@ -48,6 +48,7 @@ def train(
     checkpoint = run.newest(needed=recipe.sft is None) if resume else None
     facts = run.compare(recipe, run.facts(checkpoint)) if resume else None
     model = prepare(recipe.model.path)
+    check_targets(recipe, model)
     if not resume and (moved := run.begin(recipe)):
         view.warn(f"an older run was moved to {moved}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from rlvr import plugins
@@ -11,6 +12,7 @@ from rlvr.errors import ConfigError
 from rlvr.learner.adapter import AdapterSettings
 from rlvr.learner.algorithm import Algorithm, CriticSettings
 from rlvr.learner.ranks import Ranks
+from rlvr.learner.targets import check_files
 from rlvr.loop.buffer import Buffer
 from rlvr.rollout.runner import RolloutSettings
 
@@ -18,6 +20,7 @@ __all__ = [
     "adapter_of",
     "algorithm_of",
     "buffer_of",
+    "check_targets",
     "compares_within_groups",
     "learner_settings_of",
     "payoff_of",
@@ -52,6 +55,12 @@ def adapter_of(recipe: Recipe) -> AdapterSettings | None:
         kind=a.kind, rank=a.rank, alpha=a.alpha, targets=a.targets, lora_plus_ratio=a.lora_plus_ratio,
         target_rank=a.target_rank, total_steps=recipe.policy_updates, seed=recipe.seed,
     )  # fmt: skip
+
+
+def check_targets(recipe: Recipe, model: Path) -> None:
+    """Make sure, before anything starts, that an adapter finds its targets in the model. Errors: ModelError."""
+    if recipe.adapter.kind != "none" and not isinstance(recipe.adapter.targets, str):
+        check_files(recipe.adapter.targets, model)
 
 
 def compares_within_groups(recipe: Recipe) -> bool:

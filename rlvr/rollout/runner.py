@@ -156,9 +156,9 @@ class Runner:
         return self._served is not None and manifest.version <= self._served.version
 
     def _again(self, manifest: Manifest, served: Receipt) -> Receipt:
-        if manifest.version == served.version and fingerprint(manifest) == served.digest:
+        if self._open.is_set() and manifest.version == served.version and fingerprint(manifest) == served.digest:
             return served
-        said = f"comes after version {served.version}, which the worker serves: versions only grow"
+        said = f"comes after version {served.version}, which the worker has served: versions only grow"
         raise WeightProofError(self.name, manifest.version, said)
 
     async def _prove(

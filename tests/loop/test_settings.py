@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rlvr.config import Recipe
 from rlvr.core.payoff import Payoff
-from rlvr.errors import ConfigError
+from rlvr.errors import ConfigError, ModelError
 from rlvr.learner.adapter import AdapterSettings
 from rlvr.learner.step import Learner
+from rlvr.loop import driver
 from rlvr.loop.settings import (
     adapter_of,
     buffer_of,
+    check_targets,
     compares_within_groups,
     learner_settings_of,
     payoff_of,
@@ -105,3 +108,21 @@ def test_a_cut_reply_is_wrong_only_where_something_says_what_that_pays() -> None
     assert payoff_of(recipe(**judged, payoff={"wrong": -2.0})) == Payoff(wrong=-2.0)
     assert payoff_of(recipe(**judged | {"reward": [{"name": "truth"}]})) is not None, "the reward itself says so"
     assert payoff_of(recipe(**judged | {"rollout": {"truncated": "mask"}})) is None
+
+
+def test_a_target_that_matches_nothing_is_told_from_the_files(tied_model: Path) -> None:
+    for adapter in ({}, {"kind": "lora"}, {"kind": "lora", "targets": ["q_proj"]}):
+        check_targets(recipe(adapter=adapter), tied_model)
+    with pytest.raises(ModelError, match=r"^adapter.targets: 'q_prj' matches no linear layer"):
+        check_targets(recipe(adapter={"kind": "lora", "targets": ["q_prj"]}), tied_model)
+
+
+def test_it_is_told_before_anything_starts(tied_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "Cluster", lambda *_, **__: pytest.fail("the engines start"))
+    wrong = recipe(
+        model={"path": str(tied_model)}, environment={"name": "arithmetic"}, reward=[{"name": "math"}],
+        adapter={"kind": "lora", "targets": ["q_prj"]},
+    )  # fmt: skip
+    with pytest.raises(ModelError, match=r"^adapter.targets: 'q_prj' matches no linear layer"):
+        driver.train(wrong, run_dir=tmp_path / "run", view=None)  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists()

@@ -238,7 +238,7 @@ async def test_a_version_that_is_served_is_answered_and_an_older_one_refused(tmp
     first = await runner.receive(*await version_of(tmp_path, 2))
     engine.calls.clear()
     assert await runner.receive(*await version_of(tmp_path, 2)) == first
-    with pytest.raises(WeightProofError, match="version=1 comes after version 2, which the worker serves"):
+    with pytest.raises(WeightProofError, match="version=1 comes after version 2, which the worker has served"):
         await runner.receive(*await version_of(tmp_path, 1))
     assert engine.calls == [] and engine.version == 2
     assert not await fenced(runner)
