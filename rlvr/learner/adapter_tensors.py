@@ -15,12 +15,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
-    "MERGED_ONLY", "SERVED", "adapter_state", "load_adapter_state", "pushed_tensors", "save_adapter", "served_tensors",
+    "MERGED_ONLY", "adapter_state", "load_adapter_state", "pushed_tensors", "save_adapter", "served_tensors",
 ]  # fmt: skip
 
 MAIN, INITIAL = "default", "initial"  # peft's name of an adapter, and ours of the frozen start of PiSSA
 MERGED_ONLY = frozenset({"loftq"})  # kinds that `save_adapter` refuses: their adapter fits no base but a changed one
-SERVED = frozenset({"lora", "rslora", "lora+"})  # kinds that are a product B A on an unchanged base and nothing else
 
 
 def pushed_tensors(model: PeftModel) -> Iterator[tuple[str, Tensor]]:

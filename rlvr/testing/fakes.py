@@ -176,8 +176,20 @@ class FakeLearner:
         "model.norm.weight": (16,),
     }
 
+    ADAPTER: Mapping[str, tuple[int, ...]] = {
+        "model.layers.0.mlp.down_proj.lora_A.weight": (4, 16),
+        "model.layers.0.mlp.down_proj.lora_B.weight": (16, 4),
+    }
+
     def __init__(self, *, vocabulary: int = 260) -> None:
         self.vocabulary = vocabulary
+
+    def adapter(self, version: int, *, perturbed: bool = False) -> dict[str, Any]:
+        """Give an adapter for the tensors of version 0, or that copy of it which the self-test pushes."""
+        import torch
+
+        noise = torch.Generator().manual_seed(2 * version + perturbed)
+        return {name: torch.randn(shape, generator=noise).bfloat16() for name, shape in self.ADAPTER.items()}
 
     def tensors(self, version: int, *, perturbed: bool = False) -> dict[str, Any]:
         """Give all tensors of a version, or that copy of them which the self-test pushes."""
@@ -193,14 +205,22 @@ class FakeLearner:
         return {name: tensor.bfloat16() for name, tensor in named.items()}
 
     async def export(
-        self, *, version: int, folder: str, sequences: Sequence[NDArray[np.int32]], perturbed: bool
-    ) -> tuple[Manifest, list[NDArray[np.float32]]]:
-        """Write the tensors and score the canary with the same ones."""
+        self, *, version: int, folder: str, sequences: Sequence[NDArray[np.int32]], perturbed: bool,
+        part: str = "model",
+    ) -> tuple[Manifest, list[NDArray[np.float32]]]:  # fmt: skip
+        """Write the tensors, or the base of an adapter or the adapter alone, and score the canary with the same."""
         from rlvr.weights.export import export
 
-        tensors = self.tensors(version, perturbed=perturbed)
-        manifest = export(tensors.items(), version=version, folder=folder)
-        return manifest, [fake_scores(tensors, ids, vocabulary=self.vocabulary) for ids in sequences]
+        if part == "model":
+            live = sent = self.tensors(version, perturbed=perturbed)
+        elif part == "base":
+            live = sent = self.tensors(0, perturbed=perturbed)
+        else:
+            sent = self.adapter(version, perturbed=perturbed)
+            live = self.tensors(0) | sent
+        kind, stem = "adapter" if part == "adapter" else "full", "version-base" if part == "base" else "version"
+        manifest = export(sent.items(), version=version, folder=folder, kind=kind, stem=stem)
+        return manifest, [fake_scores(live, ids, vocabulary=self.vocabulary) for ids in sequences]
 
 
 def _spans(versions: Sequence[int]) -> Iterator[Span]:

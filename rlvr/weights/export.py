@@ -25,7 +25,7 @@ _servers: dict[str, FileServer] = {}  # of this process, by folder
 
 
 def export(
-    tensors: Iterable[tuple[str, Tensor]], *, version: int, folder: str, kind: str = "full", name: str = "version"
+    tensors: Iterable[tuple[str, Tensor]], *, version: int, folder: str, kind: str = "full", stem: str = "version"
 ) -> Manifest:
     """Write one version to `folder` and give its manifest. The file appears whole or not at all."""
     from safetensors.torch import save_file
@@ -36,7 +36,7 @@ def export(
     for name, tensor in named.items():
         if owners.setdefault(tensor.data_ptr(), name) != name:
             named[name] = tensor.clone()
-    path = Path(folder) / f"{name}-{version}.safetensors"
+    path = Path(folder) / f"{stem}-{version}.safetensors"
     scratch = path.with_suffix(".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,10 +50,11 @@ def export(
 
 
 def export_for_hosts(
-    tensors: Iterable[tuple[str, Tensor]], *, version: int, folder: str, token: str, host: str
-) -> Manifest:
+    tensors: Iterable[tuple[str, Tensor]], *, version: int, folder: str, token: str, host: str, kind: str = "full",
+    stem: str = "version",
+) -> Manifest:  # fmt: skip
     """Write one version as `export` does, and offer it to other hosts from this process, at the address `host`."""
-    manifest = export(tensors, version=version, folder=folder)
+    manifest = export(tensors, version=version, folder=folder, kind=kind, stem=stem)
     if folder not in _servers:
         _servers[folder] = FileServer(token=token, host=host)
     return _servers[folder].offer(manifest)
