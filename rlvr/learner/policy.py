@@ -122,12 +122,13 @@ class Policy(Body):
 
     @contextlib.contextmanager
     def perturbed(self, publish: Callable[[], None], *, part: Part = "model") -> Iterator[None]:
-        """Multiply every weight of a part by 1 + 0.2 e, e ~ N(0, 1), within the block; put the exact ones back after it.
+        """Multiply a part's weights by 1 + 0.2 e, e ~ N(0, 1), within the block; put the exact ones back after it.
 
         `publish` rounds masters into the weights that have any; of the others a copy is kept.
         """
         generator = torch.Generator().manual_seed(0)
-        own = {n: p for n, p in self.model.named_parameters() if part == "model" or (".lora_" in n) == (part == "adapter")}
+        named = self.model.named_parameters()
+        own = {n: p for n, p in named if part == "model" or (".lora_" in n) == (part == "adapter")}
         kept = {name: p.detach().clone() for name, p in own.items() if not self._has_master(p)}
         # a zero, as in a fresh bias, would not move by a factor; B of a fresh adapter is all that would move the model
         fresh = 0.1 if part == "adapter" else 0.01

@@ -96,7 +96,9 @@ class Cluster:
         if fault and transport_of(self.recipe) in ("ipc", "nccl"):
             raise ConfigError(f"--inject works on transports of files only, not on {transport_of(self.recipe)}")
         if fault and fault.kind == "weights.stale_head" and self.recipe.weights.mode == "adapter":
-            raise ConfigError('--inject weights.stale_head needs a push of the head, which weights.mode = "adapter" lacks')
+            raise ConfigError(
+                '--inject weights.stale_head needs a push of the head, which weights.mode = "adapter" lacks'
+            )
         render = self._any_worker().render
         prompts = self._get([render.remote(t.messages) for t in tasks[:CANARY_SEQUENCES]], START_S, "the canary")
         sequences = [np.asarray(ids[-CANARY_TOKENS:]) for ids in prompts]

@@ -23,8 +23,9 @@ class FakeEngine:
     """An `Engine` of a few tensors: what it samples follows from live tensors, prompt and seed, and from nothing else.
 
     A test switches failures on in `faults`: "drop" (a swap changes nothing), "partial" (a swap stops half-way and says
-    nothing), "leak" (full weights leave an adapter where it is), "hang" (a swap waits for `released`), "slow" (a swap takes `delay_s`), "blind" (reading back finds no
-    difference), "deaf" (the canary is answered with NaN). No swap changes a tensor named in `keep`.
+    nothing), "leak" (full weights leave an adapter where it is), "hang" (a swap waits for `released`), "slow" (a swap
+    takes `delay_s`), "blind" (reading back finds no difference), "deaf" (the canary is answered with NaN). No swap
+    changes a tensor named in `keep`.
     """
 
     def __init__(self, *, vocabulary: int = 260, end: int = 258, longest: int = 12) -> None:
@@ -92,7 +93,7 @@ class FakeEngine:
         await asyncio.sleep(0)
         if "deaf" in self.faults:
             return np.full(len(token_ids) - 1, np.nan, dtype=np.float32)
-        live = {name: t for name, t in self.live.items() if not (base and is_adapters(name))}
+        live = {name: t for name, t in self.live.items() if not (base and _is_adapters(name))}
         return fake_scores(live, token_ids, vocabulary=self.vocabulary)
 
     async def prepare(self, manifest: Manifest, *, skip: Sequence[str] = ()) -> None:
@@ -121,7 +122,7 @@ class FakeEngine:
         if "slow" in self.faults:
             await asyncio.sleep(self.delay_s)
         if manifest.kind != "adapter" and "leak" not in self.faults:
-            self.live = {name: tensor for name, tensor in self.live.items() if not is_adapters(name)}
+            self.live = {name: tensor for name, tensor in self.live.items() if not _is_adapters(name)}
         names = sorted(tensors)[: len(tensors) // 2] if "partial" in self.faults else sorted(tensors)
         for name in [] if "drop" in self.faults else names:
             await asyncio.sleep(0)
@@ -140,7 +141,7 @@ class FakeEngine:
 
         self.calls.append("read_back")
         await asyncio.sleep(0)
-        if manifest.kind != "adapter" and "blind" not in self.faults and any(map(is_adapters, self.live)):
+        if manifest.kind != "adapter" and "blind" not in self.faults and any(map(_is_adapters, self.live)):
             raise ValueError("the engine still lists an adapter")
         for name, sent in open_tensors(manifest.path).items():
             if "blind" not in self.faults and not (name in self.live and torch.equal(self.live[name], sent)):
@@ -231,7 +232,7 @@ def _spans(versions: Sequence[int]) -> Iterator[Span]:
         start = stop
 
 
-def is_adapters(name: str) -> bool:
+def _is_adapters(name: str) -> bool:
     """Tell whether a tensor is a part of an adapter."""
     return ".lora_" in name
 

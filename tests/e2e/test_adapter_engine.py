@@ -186,7 +186,7 @@ async def test_requests_go_on_across_an_adapter_push(world: World) -> None:
     sampling = [Sampling(max_tokens=500, seed=s) for s in range(12)]
     asked = [asyncio.create_task(world.engine.generate(PROMPT, sampling=s)) for s in sampling]
     await asyncio.sleep(0.5)
-    with pytest.raises(ValueError, match="12 requests run through the adapter; let them end before it goes"):
+    with pytest.raises(ValueError, match=r"\d+ requests run through the adapter; let them end before it goes"):
         await world.engine.prepare(world.base)
         await world.engine.swap(world.base)
     await world.engine.prepare(second)

@@ -63,7 +63,7 @@ async def test_an_adapter_on_another_base_is_seen_by_the_canary_without_it(tmp_p
     scene = Scene(tmp_path, adapter=True)
     await scene.service.self_test(0)
     scene.engines["worker-1"].live |= LEARNER.tensors(5)
-    with pytest.raises(WeightProofError, match="worker=worker-1 version=1 the canary .*nats from the learner"):
+    with pytest.raises(WeightProofError, match=r"worker=worker-1 version=1 the canary .*nats from the learner"):
         await scene.service.publish(1)
 
 
