@@ -212,7 +212,8 @@ class VllmEngine:
         }  # fmt: skip
         if s.lora_rank:
             rank = next((r for r in LORA_RANKS if r >= s.lora_rank), s.lora_rank)  # of another vLLM names those it has
-            common |= {"enable_lora": True, "max_loras": 1, "max_cpu_loras": 1, "max_lora_rank": rank}
+            common |= {"enable_lora": True, "max_loras": 1, "max_cpu_loras": 1, "max_lora_rank": rank,
+                       "lora_target_modules": _matrices(Path(s.model))}  # fmt: skip
         if s.kind != "cpu":
             return common | ({"gpu_memory_utilization": 0.4} if s.transport == "ipc" else {})
         # Chunked prefill would rewind a request's generator, which a CPU generator cannot do; without it a prompt is
@@ -272,6 +273,21 @@ def _cache_bytes(model: Path) -> int:
     heads = config.get("num_attention_heads", 0)
     size = config.get("head_dim") or (config.get("hidden_size", 0) // heads if heads else 0)
     return 2 * 2 * config.get("num_hidden_layers", 0) * (config.get("num_key_value_heads") or heads) * size
+
+
+def _matrices(model: Path) -> list[str]:
+    """List the last names of a model's matrices, embedding and output head left out.
+
+    No adapter is on those, and vLLM, with room for one on the head, dies of prompt log-probabilities that are asked
+    for while other requests run (it takes the adapters of the tokens sampled for those of the prompt's).
+    """
+    found = set()
+    for path in model.glob("*.safetensors"):
+        with open(path, "rb") as file:
+            tensors = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        matrices = (name for name, told in tensors.items() if len(told.get("shape", ())) == 2)
+        found |= {name.removesuffix(".weight").rpartition(".")[2] for name in matrices}
+    return sorted(name for name in found if "embed" not in name and name != "lm_head")
 
 
 def _load(label: str) -> int:
