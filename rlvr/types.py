@@ -253,6 +253,7 @@ class Manifest:
     tensors: tuple[TensorInfo, ...]
     path: str = ""
     source: Source | None = None
+    base: str = ""  # of an adapter: the fingerprint of the full weights that it belongs on
 
     @property
     def bytes(self) -> int:
@@ -268,6 +269,7 @@ class Canary:
     sequences: tuple[NDArray[np.int32], ...]  # [T] each
     logprobs: tuple[NDArray[np.float32], ...]  # [T - 1] each, nats
     bound: float  # largest mean |engine - learner| that passes, nats
+    base: tuple[NDArray[np.float32], ...] = ()  # the same without the adapter, where one is pushed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,6 +285,7 @@ class Receipt:
     seconds: float
     stall_seconds: float  # from the end of the engine's last step under the old weights to its being resumed
     bytes: int = 0  # of the tensors
+    base_error: float | None = None  # the canary's without the adapter, where one was pushed
     fetch_seconds: float = 0.0  # until the bytes lay on the worker's host
     intervals: tuple[Interval, ...] = ()  # of the push: prepare, stall, prove
     wire_bytes: int = 0  # that came over the network for this worker: none where it, or its host, had them

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,13 +95,17 @@ class FakeWorker:
 class Scene:
     """Two workers and a service."""
 
-    def __init__(self, folder: Path, *, fault: Fault | None = None, deadline_s: float = 20.0) -> None:
+    def __init__(
+        self, folder: Path, *, fault: Fault | None = None, deadline_s: float = 20.0, adapter: bool = False
+    ) -> None:
         self.folder = folder / "versions"
         self.workers = {name: FakeWorker(name) for name in ("worker-0", "worker-1")}
         self.engines = {name: worker.engine for name, worker in self.workers.items()}
         self.service = WeightService(
-            LEARNER.export, {name: worker.way() for name, worker in self.workers.items()}, sequences=SEQUENCES,
+            partial(LEARNER.export, part="adapter") if adapter else LEARNER.export,
+            {name: worker.way() for name, worker in self.workers.items()}, sequences=SEQUENCES,
             folder=str(self.folder), deadline_s=deadline_s, fault=fault,
+            base=partial(LEARNER.export, part="base") if adapter else None,
         )  # fmt: skip
 
     async def versions(self) -> list[int]:

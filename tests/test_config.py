@@ -348,6 +348,15 @@ def test_the_same_settings_pass_where_they_have_an_effect(toml: Path, overrides:
             'weights.mode = "full" cannot push adapter.kind = "lora"; use "merged"',
         ),
         (["weights.mode=merged"], 'weights.mode = "merged" needs an adapter; use "full"'),
+        (["weights.mode=adapter"], 'weights.mode = "adapter" needs an adapter; use "full"'),
+        (
+            ["weights.mode=adapter", "adapter.kind=dora"],
+            'weights.mode = "adapter" cannot push adapter.kind = "dora", which no engine serves; use "merged"',
+        ),
+        (
+            ["weights.mode=adapter", "adapter.kind=lora", "adapter.rank=600"],
+            'weights.mode = "adapter" serves ranks up to 512, not 600; use "merged"',
+        ),
     ],
 )
 def test_settings_that_cannot_stand_together_are_an_error(toml: Path, overrides: list[str], sentence: str) -> None:

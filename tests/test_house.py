@@ -37,7 +37,7 @@ TOP = LAYER["loop"]
 
 # Heavy neighbours, and the few files that may know them. Everybody else stays quick to import and easy to test.
 GUESTS = {
-    "vllm": ["rlvr/rollout/vllm_engine.py", "rlvr/weights/transport.py"],
+    "vllm": ["rlvr/rollout/vllm_engine.py", "rlvr/weights/transport.py", "rlvr/weights/slot.py"],
     "ray": [
         "rlvr/*/actor.py",
         "rlvr/observe/recorder.py",

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["EFFECTS", "Effect", "contradictions", "idle_keys"]
 
+SERVED = ("lora", "rslora", "lora+")  # kinds of adapters that are a product of two matrices beside an unchanged base
+MOST_SERVED = 512  # the largest rank that vLLM has buffers for
 WIDEST_REPLY_CLIP = 0.05  # the mean ratio of a whole reply stays far closer to 1 than that
 
 
@@ -304,8 +306,12 @@ def _adapter(recipe: Recipe) -> Iterator[str]:
         yield 'adapter.kind = "adalora" needs two optimizer updates or more, to lower its rank in'
     if mode == "full" and a.kind != "none":
         yield f'weights.mode = "full" cannot push adapter.kind = "{a.kind}"; use "merged"'
-    if mode == "merged" and a.kind == "none":
-        yield 'weights.mode = "merged" needs an adapter; use "full"'
+    if mode in ("merged", "adapter") and a.kind == "none":
+        yield f'weights.mode = "{mode}" needs an adapter; use "full"'
+    elif mode == "adapter" and a.kind not in SERVED:
+        yield f'weights.mode = "adapter" cannot push adapter.kind = "{a.kind}", which no engine serves; use "merged"'
+    elif mode == "adapter" and a.rank > MOST_SERVED:
+        yield f'weights.mode = "adapter" serves ranks up to {MOST_SERVED}, not {a.rank}; use "merged"'
 
 
 def _transport(recipe: Recipe) -> Iterator[str]:

@@ -167,9 +167,10 @@ class SftSection(Section):
 class WeightsSection(Section):
     """How weights reach the engines."""
 
-    mode: Literal["auto", "full", "merged"] = Field(
-        default="auto", description="what is pushed: every tensor (full), adapters merged into them first (merged); "
-        "auto is merged with an adapter and full without",
+    mode: Literal["auto", "full", "merged", "adapter"] = Field(
+        default="auto", description="what is pushed: every tensor (full), adapters merged into them first (merged), or "
+        "the adapter alone, which the engine then computes beside its base (adapter: lora, rslora and lora+); auto is "
+        "merged with an adapter, as engines decode several times faster without one, and full without",
     )  # fmt: skip
     in_flight: bool = Field(
         default=True, description="replies go on across a push, under new weights; false: a push waits for their end"

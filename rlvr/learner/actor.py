@@ -24,6 +24,8 @@ from rlvr.types import Group, Manifest
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rlvr.learner.policy import Part
+
 __all__ = ["LearnerActor"]
 
 DEATH_S = 20.0  # for Ray to notice that a rank's process is gone
@@ -47,7 +49,7 @@ class LearnerActor:
         self._followers: list[Any] = []
         self._sender: Any = None
         self._warming: Iterator[dict[str, float]] = iter(())
-        self._lent_perturbed = False  # what the last export was, so that `send` sends the same
+        self._lent: tuple[bool, Part] = False, "model"  # what the last export was, so that `send` sends the same
 
     def start(self) -> None:
         """Load the model, on all ranks. Here and not as the actor is made, where a failure keeps no sentence.
@@ -94,20 +96,21 @@ class LearnerActor:
 
     def export(
         self, write: Callable[..., Manifest], *, version: int, folder: str, sequences: Sequence[NDArray[np.int32]],
-        perturbed: bool,
+        perturbed: bool, part: Part = "model",
     ) -> tuple[Manifest, list[NDArray[np.float32]]]:  # fmt: skip
         """Let `write` export the tensors here, where they are, and score the canary with the same ones."""
-        self._lent_perturbed = perturbed
-        with self._learner.perturbed(perturbed):
+        self._lent = perturbed, part
+        with self._learner.perturbed(perturbed, part=part):
             manifest = write(self._tensors(), version=version, folder=folder)
-            with self._together("score", sequences, perturbed):
+            with self._together("score", sequences, perturbed, part):
                 return manifest, self._learner.score(sequences)
 
     def send(self, make_sender: Callable[..., Any]) -> None:
         """Send the tensors to the engines over a GPU transport; the channel stays open between pushes."""
         if self._sender is None:
             self._sender = make_sender(tensors=self._tensors)
-        with self._learner.perturbed(self._lent_perturbed):
+        perturbed, part = self._lent
+        with self._learner.perturbed(perturbed, part=part):
             self._sender.send()
 
     def save(self, folder: str, facts: dict[str, Any]) -> None:
@@ -124,20 +127,20 @@ class LearnerActor:
         """Give the number of optimizer steps taken."""
         return self._learner.version
 
-    def gather(self, perturbed: bool) -> None:
+    def gather(self, perturbed: bool, part: Part = "model") -> None:
         """Take part, as a follower, in the gathering of all tensors."""
-        with self._together("gather", perturbed), self._learner.perturbed(perturbed):
-            for _ in self._learner.tensors():
+        with self._together("gather", perturbed, part), self._learner.perturbed(perturbed, part=part):
+            for _ in self._learner.tensors(part):
                 pass
 
-    def score(self, sequences: Sequence[NDArray[np.int32]], perturbed: bool) -> None:
+    def score(self, sequences: Sequence[NDArray[np.int32]], perturbed: bool, part: Part = "model") -> None:
         """Take part, as a follower, in scoring the canary."""
-        with self._together("score", sequences, perturbed), self._learner.perturbed(perturbed):
+        with self._together("score", sequences, perturbed, part), self._learner.perturbed(perturbed, part=part):
             self._learner.score(sequences)
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
-        with self._together("gather", self._lent_perturbed):
-            yield from self._learner.tensors()
+        with self._together("gather", *self._lent):
+            yield from self._learner.tensors(self._lent[1])
 
     @contextmanager
     def _together(self, call: str, *arguments: Any) -> Iterator[None]:
@@ -160,7 +163,7 @@ class LearnerActor:
         for rank, call in enumerate(calls, start=1):
             try:
                 ray.get(call, timeout=0)
-            except ray.exceptions.RayActorError as error:
+            except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
                 raise LearnerError(f"learner rank {rank} died: {brief(error)}") from error
             except (ray.exceptions.RayError, LearnerError):
                 continue  # it lives, and failed as we did

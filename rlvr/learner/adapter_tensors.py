@@ -14,14 +14,27 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from torch import Tensor
 
-__all__ = ["MERGED_ONLY", "adapter_state", "load_adapter_state", "save_adapter", "served_tensors"]
+__all__ = [
+    "MERGED_ONLY", "adapter_state", "load_adapter_state", "pushed_tensors", "save_adapter", "served_tensors",
+]  # fmt: skip
 
 MAIN, INITIAL = "default", "initial"  # peft's name of an adapter, and ours of the frozen start of PiSSA
 MERGED_ONLY = frozenset({"loftq"})  # kinds that `save_adapter` refuses: their adapter fits no base but a changed one
 
 
-def served_tensors(model: PeftModel) -> Iterator[tuple[str, Tensor]]:
-    """Yield every tensor of the merged model in float32 by the base model's name; a tied head is named explicitly.
+def pushed_tensors(model: PeftModel) -> Iterator[tuple[str, Tensor]]:
+    """Yield the adapter alone in float32, as an engine adds it to the base: A, and B with the adapter's scale in it.
+
+    The names are those of the base model's matrices with `.lora_A.weight` and `.lora_B.weight` behind them.
+    """
+    for name, layer in layers(model).items():
+        yield f"{name}.lora_A.weight", _whole(layer.lora_A[MAIN].weight)
+        yield f"{name}.lora_B.weight", layer.scaling[MAIN] * _whole(layer.lora_B[MAIN].weight)
+
+
+def served_tensors(model: PeftModel, *, merged: bool = True) -> Iterator[tuple[str, Tensor]]:
+    """Yield every tensor of the merged model, or of the base as it was at the start, in float32 by the base model's
+    name; a tied head is named explicitly.
 
     One matrix at a time is merged, aside: the model stays as it is. Tensors without an adapter may share its memory.
     """
@@ -35,7 +48,7 @@ def served_tensors(model: PeftModel) -> Iterator[tuple[str, Tensor]]:
         seen.add(name)
         if leaf != "weight":
             yield name, _whole(tensor)
-        elif name == stored:
+        elif name == stored or not merged:
             yield name, base_weight(modules[owner])
         else:
             yield name, _merged(modules[owner.removesuffix(".base_layer")])

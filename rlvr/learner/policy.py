@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,14 @@ from rlvr.learner.adapter import (
     parameter_groups,
     reference_disabled,
 )
-from rlvr.learner.adapter_tensors import MERGED_ONLY, adapter_state, load_adapter_state, save_adapter, served_tensors
+from rlvr.learner.adapter_tensors import (
+    MERGED_ONLY,
+    adapter_state,
+    load_adapter_state,
+    pushed_tensors,
+    save_adapter,
+    served_tensors,
+)
 from rlvr.learner.body import Body
 from rlvr.learner.model import load_model
 from rlvr.learner.ranks import share_of, whole
@@ -27,7 +34,9 @@ from rlvr.learner.ranks import share_of, whole
 if TYPE_CHECKING:
     from rlvr.types import Batch
 
-__all__ = ["Policy"]
+__all__ = ["Part", "Policy"]
+
+Part = Literal["model", "base", "adapter"]  # what is pushed: all in one, an adapter merged, or the two one by one
 
 
 class Policy(Body):
@@ -93,13 +102,15 @@ class Policy(Body):
             self._shard(self._frozen)
         return self._frozen.logprobs(batch)
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+    def tensors(self, part: Part = "model") -> Iterator[tuple[str, Tensor]]:
         """Yield every tensor by name as the engine takes it, in bfloat16; a tied output head is named explicitly.
 
-        An adapter is merged in float32, a matrix at a time, and rounded once.
+        An adapter is merged in float32, a matrix at a time, and rounded once; or left out, or given alone.
         """
         if self.adapter is not None:
-            for name, tensor in served_tensors(self.adapter):
+            only = part == "adapter"
+            found = pushed_tensors(self.adapter) if only else served_tensors(self.adapter, merged=part == "model")
+            for name, tensor in found:
                 yield name, tensor.detach().to(torch.bfloat16)
             return
         seen = set()
@@ -110,26 +121,32 @@ class Policy(Body):
             yield "lm_head.weight", whole(self.model.get_output_embeddings().weight.detach().to(torch.bfloat16))
 
     @contextlib.contextmanager
-    def perturbed(self, publish: Callable[[], None]) -> Iterator[None]:
-        """Multiply every weight by 1 + 0.2 e, e ~ N(0, 1), within the block; put the exact weights back after it.
+    def perturbed(self, publish: Callable[[], None], *, part: Part = "model") -> Iterator[None]:
+        """Multiply a part's weights by 1 + 0.2 e, e ~ N(0, 1), within the block; put the exact ones back after it.
 
         `publish` rounds masters into the weights that have any; of the others a copy is kept.
         """
         generator = torch.Generator().manual_seed(0)
-        kept = {name: p.detach().clone() for name, p in self.model.named_parameters() if not self._has_master(p)}
+        named = self.model.named_parameters()
+        own = {n: p for n, p in named if part == "model" or (".lora_" in n) == (part == "adapter")}
+        kept = {name: p.detach().clone() for name, p in own.items() if not self._has_master(p)}
+        # a zero, as in a fresh bias, would not move by a factor; B of a fresh adapter is all that would move the model
+        fresh = 0.1 if part == "adapter" else 0.01
         with torch.no_grad():
-            for p in self.model.parameters():
+            for p in own.values():
                 noise = share_of(torch.randn(p.shape, generator=generator).to(p.device), p)
-                # a zero, as in a fresh bias, would not move by a factor
-                p.copy_(torch.where(p == 0, 0.01 * noise, p * (1.0 + 0.2 * noise)))
+                p.copy_(torch.where(p == 0, fresh * noise, p * (1.0 + 0.2 * noise)))
         try:
             yield
         finally:
             publish()
             with torch.no_grad():
-                for name, p in self.model.named_parameters():
-                    if name in kept:
-                        p.copy_(kept[name])
+                for name, exact in kept.items():
+                    own[name].copy_(exact)
+
+    def without_adapter(self) -> contextlib.AbstractContextManager[None]:
+        """Make the policy the model that its adapter was attached to, within the block."""
+        return reference_disabled(self.adapter)
 
     def _has_master(self, parameter: nn.Parameter) -> bool:
         return parameter.requires_grad and parameter.dtype != torch.float32

@@ -25,7 +25,7 @@ from rlvr.learner.credit import credit, graded_rollouts, sampled
 from rlvr.learner.critic import Critic, numbers
 from rlvr.learner.minibatches import divide, passes
 from rlvr.learner.objective import objective
-from rlvr.learner.policy import Policy
+from rlvr.learner.policy import Part, Policy
 from rlvr.learner.ranks import Ranks
 from rlvr.learner.update import Updater
 from rlvr.types import Batch, Group, Rollout, Sample
@@ -257,14 +257,17 @@ class Learner:
             begun -= self.critic.settings.warmup_steps
         return min(1.0, max(0, begun) / max(1, self.algorithm.warmup_steps))
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+    def tensors(self, part: Part = "model") -> Iterator[tuple[str, Tensor]]:
         """See `Policy.tensors`."""
-        return self.body.tensors()
+        return self.body.tensors(part)
 
     @contextlib.contextmanager
-    def perturbed(self, wanted: bool = True) -> Iterator[None]:
-        """See `Policy.perturbed`; nothing happens where it is not wanted."""
-        with self.body.perturbed(self.updater.publish) if wanted else contextlib.nullcontext():
+    def perturbed(self, wanted: bool = True, *, part: Part = "model") -> Iterator[None]:
+        """See `Policy.perturbed`; nothing happens where it is not wanted. The base is scored without its adapter."""
+        with (
+            self.body.perturbed(self.updater.publish, part=part) if wanted else contextlib.nullcontext(),
+            self.body.without_adapter() if part == "base" else contextlib.nullcontext(),
+        ):
             yield
 
     def state(self) -> dict[str, Any]:

@@ -95,13 +95,17 @@ class Cluster:
         """Start the weight service, test it on perturbed weights, and bring all workers to `version`."""
         if fault and transport_of(self.recipe) in ("ipc", "nccl"):
             raise ConfigError(f"--inject works on transports of files only, not on {transport_of(self.recipe)}")
+        if fault and fault.kind == "weights.stale_head" and self.recipe.weights.mode == "adapter":
+            raise ConfigError(
+                '--inject weights.stale_head needs a push of the head, which weights.mode = "adapter" lacks'
+            )
         render = self._any_worker().render
         prompts = self._get([render.remote(t.messages) for t in tasks[:CANARY_SEQUENCES]], START_S, "the canary")
         sequences = [np.asarray(ids[-CANARY_TOKENS:]) for ids in prompts]
         self._service = cast(Any, WeightServiceActor).options(**self._here()).remote(
             self._learner, self._workers.serving, sequences=sequences, folder=str(self._folder),
             deadline_s=self.recipe.weights.deadline_s, fault=fault,
-            transport=transport_of(self.recipe),
+            transport=transport_of(self.recipe), adapter=self.recipe.weights.mode == "adapter",
         )  # fmt: skip
         deadline = START_S + 6 * self.recipe.weights.deadline_s  # the service's own deadlines come first
         proof = self._get(self._service.self_test.remote(version), deadline, "the weight self-test")
@@ -219,6 +223,7 @@ class Cluster:
             model=str(self.model), kind=self.recipe.hardware.kind, max_model_len=r.max_model_len,
             max_num_seqs=r.max_num_seqs, kv_cache_gib=r.kv_cache_gib, cores=share,
             transport=transport,
+            lora_rank=self.recipe.adapter.rank if self.recipe.weights.mode == "adapter" else 0,
         )  # fmt: skip
         return cast(Any, RolloutActor).options(**self._place(), **away).remote(
             name,
@@ -266,7 +271,7 @@ class Cluster:
         except ray.exceptions.GetTimeoutError as error:
             advice = f"; raise {raised} if it takes that long" if raised else ""
             raise EngineError(f"the driver waited {timeout:g} s for {what}{advice}") from error
-        except ray.exceptions.RayActorError as error:
+        except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
             raise EngineError(f"an actor died while the driver waited for {what}: {brief(error)}") from error
 
 

@@ -244,13 +244,13 @@ class Traffic:
         if begun := self._begun.pop(call, None):
             try:
                 return begun.gives(resolve(call))
-            except ray.exceptions.RayActorError as error:
+            except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
                 raise EngineError(f"an actor died while the driver waited for {begun.what}: {brief(error)}") from error
         name, errand = self.routes.ended(call)
         group = self._groups.pop(call)
         try:
             return Arrival(errand=errand, header=resolve(call), group=group)
-        except ray.exceptions.RayActorError as error:
+        except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
             self.leave(name)
             self.submit(errand)
             self.lost(name, error)

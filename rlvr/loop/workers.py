@@ -105,7 +105,7 @@ class Workers:
                 resolve(one.joined)
             except WeightProofError:
                 raise
-            except (EngineError, ResourceError, ray.exceptions.RayActorError) as error:
+            except (EngineError, ResourceError, ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
                 self.lost(name, _reason(error))
             else:
                 del self._joining[name]

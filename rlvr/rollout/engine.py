@@ -45,6 +45,7 @@ class EngineSettings:
     cores: tuple[int, ...] = ()  # CPU cores to bind to; empty: those that the process may use
     transport: str = "shm"
     dtype: str = "bfloat16"
+    lora_rank: int = 0  # the largest rank of an adapter that is pushed; 0: none is
 
 
 class Engine(Protocol):
@@ -61,13 +62,17 @@ class Engine(Protocol):
         """
         ...
 
-    async def score(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
-        """Give log p of every token but the first, at temperature 1, through the serving path. Shape [T-1], nats."""
+    async def score(self, token_ids: Sequence[int], *, base: bool = False) -> NDArray[np.float32]:
+        """Give log p of every token but the first, at temperature 1, through the serving path. Shape [T-1], nats.
+
+        `base` leaves the adapter out, where there is one.
+        """
         ...
 
     async def prepare(self, manifest: Manifest, *, skip: Sequence[str] = ()) -> None:
         """Check the bytes and make them ready beside the live weights, which go on generating. Errors: ValueError.
 
+        Full weights take the place of all; an adapter goes onto the full ones that are live, in the place of another.
         `skip` leaves tensors out (a fault). A later call replaces what an earlier one prepared.
         """
         ...

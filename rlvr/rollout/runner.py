@@ -135,7 +135,7 @@ class Runner:
                 if not (serve and self.settings.in_flight):
                     self._open.clear()
                     await self._idle.wait()
-                proven, stall, error = await self._prove(manifest, canary, fault, whole=not serve, watch=watch)
+                proven, stall, error, below = await self._prove(manifest, canary, fault, whole=not serve, watch=watch)
             except (ValueError, BoundaryError) as reason:
                 self._open.clear()
                 await self.engine.reject(str(reason))
@@ -143,7 +143,7 @@ class Runner:
             receipt = Receipt(
                 worker=self.name, version=manifest.version, digest=fingerprint(manifest), proven_tensors=proven,
                 total_tensors=len(manifest.tensors), canary_error=error, seconds=time.perf_counter() - start,
-                stall_seconds=stall, bytes=manifest.bytes, intervals=watch.seen,
+                stall_seconds=stall, bytes=manifest.bytes, base_error=below, intervals=watch.seen,
             )  # fmt: skip
             if serve:
                 await self.engine.stamp(manifest.version)
@@ -163,23 +163,30 @@ class Runner:
 
     async def _prove(
         self, manifest: Manifest, canary: Canary, fault: str, *, whole: bool, watch: Watch
-    ) -> tuple[int, float, float]:
-        """Give tensors found equal, seconds without generation, and the canary's error. Errors: ValueError."""
+    ) -> tuple[int, float, float, float | None]:
+        """Give tensors found equal, seconds without generation, and the canary's error, then without an adapter.
+
+        Errors: ValueError.
+        """
         stall = 0.0
         if fault != "weights.drop":
             with watch.over("swap"):
                 stall = await self.engine.swap(manifest, recompute=self.settings.recompute_kv)
         with watch.over("prove"):
             proven = await self.engine.read_back(manifest, seed=max(0, manifest.version), whole=whole)
-            error = await self._canary_error(canary)
-        if not error <= canary.bound:
-            raise ValueError(f"the canary is {error:.4f} nats from the learner, bound {canary.bound:.4f}")
-        return proven, stall, error
+            error = await self._canary_error(canary, canary.logprobs)
+            below = await self._canary_error(canary, canary.base, base=True) if canary.base else None
+        return proven, stall, error, below
 
-    async def _canary_error(self, canary: Canary) -> float:
-        scored = await gather_or_cancel([self.engine.score(ids.tolist()) for ids in canary.sequences])
-        gaps = [np.abs(ours - theirs) for ours, theirs in zip(scored, canary.logprobs, strict=True)]
-        return float(np.mean(np.concatenate(gaps)))
+    async def _canary_error(self, canary: Canary, truth: Sequence[np.ndarray], *, base: bool = False) -> float:
+        """Give how far the engine is from the learner, with or without its adapter. Errors: ValueError."""
+        scored = await gather_or_cancel([self.engine.score(ids.tolist(), base=base) for ids in canary.sequences])
+        gaps = [np.abs(ours - theirs) for ours, theirs in zip(scored, truth, strict=True)]
+        error = float(np.mean(np.concatenate(gaps)))
+        if not error <= canary.bound:
+            which = "the canary without the adapter" if base else "the canary"
+            raise ValueError(f"{which} is {error:.4f} nats from the learner, bound {canary.bound:.4f}")
+        return error
 
     async def _rollout(
         self, task: Task, prompt: np.ndarray, index: int, *, seed: int, temperature: float, watch: Watch

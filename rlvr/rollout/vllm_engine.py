@@ -26,6 +26,7 @@ GIB = 2**30
 # The CPU attention kernel wants multiples of 32; the default of 128 is longer than most prompts, so that nothing of
 # a prompt would ever be shared.
 CPU_BLOCK = 32
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM lays buffers out for
 PREPARING_POLL_S = 0.01  # between looks at weights that an engine process makes ready
 
 
@@ -37,6 +38,10 @@ class VllmEngine:
         self._engine: Any = None
         self._numbers = itertools.count()
         self._proofs = Proofs()
+        self._adapted = False  # then requests go through the adapter
+        self._running = {True: 0, False: 0}  # requests with and without it
+        self._entry = asyncio.Event()  # not set while the adapter comes or goes: a request must not begin in between
+        self._entry.set()
         # Between `load` and the learner's calls, on GPU: paused and ready to receive; everything received.
         self._ready, self._received = asyncio.Event(), asyncio.Event()
 
@@ -75,19 +80,19 @@ class VllmEngine:
             spans=tuple(Span(start=s.start, stop=s.end, version=version) for s, version in spans),
         )
 
-    async def score(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
-        """Give log p of every token but the first, by a forward pass through the serving path."""
+    async def score(self, token_ids: Sequence[int], *, base: bool = False) -> NDArray[np.float32]:
+        """Give log p of every token but the first, by a forward pass through the serving path, or below its adapter."""
         from vllm import SamplingParams
 
         params = SamplingParams(temperature=1.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
-        final = await self._final(token_ids, params)
+        final = await self._final(token_ids, params, base=base)
         tables = zip(token_ids[1:], final.prompt_logprobs[1:], strict=True)
         return np.array([table[token].logprob for token, table in tables], dtype=np.float32)
 
     async def prepare(self, manifest: Manifest, *, skip: Sequence[str] = ()) -> None:
         """Check the bytes in every engine process; on CPU lay them out there for the kernels, beside the live ones."""
         known = dataclasses.asdict(manifest)
-        if not self._shared:  # on GPU the tensors travel while the engine stands still
+        if not self._in_place(manifest):  # on GPU the tensors travel while the engine stands still
             await self._rpc("rlvr_verify", known)
             return
         await self._rpc("rlvr_prepare", known, list(skip))
@@ -96,12 +101,27 @@ class VllmEngine:
 
     async def swap(self, manifest: Manifest, *, recompute: bool = False) -> float:
         """Let the prepared weights go live; running requests are kept and wait meanwhile."""
+        adapted = manifest.kind == "adapter"
+        if adapted == self._adapted:
+            return await self._exchange(manifest, recompute=recompute)
+        self._entry.clear()
+        try:
+            if running := self._running[self._adapted]:
+                how, change = ("without an adapter", "comes") if adapted else ("through the adapter", "goes")
+                raise ValueError(f"{running} requests run {how}; let them end before it {change}")
+            stall = await self._exchange(manifest, recompute=recompute)
+            self._adapted = adapted
+        finally:
+            self._entry.set()
+        return stall
+
+    async def _exchange(self, manifest: Manifest, *, recompute: bool) -> float:
         with boundary("weight update"):
             # `pause_generation` would also sleep for 20 ms, for the sake of outputs that we do not wait for here
             await self._engine.engine_core.pause_scheduler_async(mode="keep", clear_cache=recompute)
             start = time.perf_counter()
             try:
-                if self._shared:
+                if self._in_place(manifest):
                     await self._rpc("rlvr_swap", fingerprint(manifest))
                 else:  # the learner drives these steps itself, through `transfer`
                     self._received.clear()
@@ -152,13 +172,26 @@ class VllmEngine:
             self._engine.shutdown()
             self._engine = None
 
-    async def _final(self, prompt_ids: Sequence[int], params: Any) -> Any:
+    async def _final(self, prompt_ids: Sequence[int], params: Any, *, base: bool = False) -> Any:
+        from vllm.lora.request import LoRARequest
+
+        while not self._entry.is_set():
+            await self._entry.wait()
+        adapted = self._adapted and not base
+        # Both name what the engine must hold already. Had it none, it would look there, find nothing and end.
+        adapter = LoRARequest("policy", 1, "pushed by rlvr") if adapted else None
         # not the version: the self-test scores its canary with perturbed weights just before serving the same version
         prompt = {"prompt_token_ids": [int(i) for i in prompt_ids], "cache_salt": str(self._proofs.load)}
         final = None
-        with boundary("vLLM"):
-            async for output in self._engine.generate(prompt, params, request_id=str(next(self._numbers))):
-                final = output
+        self._running[adapted] += 1
+        try:
+            with boundary("vLLM"):
+                async for output in self._engine.generate(
+                    prompt, params, request_id=str(next(self._numbers)), lora_request=adapter
+                ):
+                    final = output
+        finally:
+            self._running[adapted] -= 1
         if final is None:
             raise EngineError("vLLM ended a request without any output")
         return final
@@ -177,6 +210,10 @@ class VllmEngine:
             "logprobs_mode": "processed_logprobs", "enable_prefix_caching": True, "disable_log_stats": True,
             "worker_extension_cls": "rlvr.weights.transport.ProofExtension",
         }  # fmt: skip
+        if s.lora_rank:
+            rank = next((r for r in LORA_RANKS if r >= s.lora_rank), s.lora_rank)  # of another vLLM names those it has
+            common |= {"enable_lora": True, "max_loras": 1, "max_cpu_loras": 1, "max_lora_rank": rank,
+                       "lora_target_modules": _matrices(Path(s.model))}  # fmt: skip
         if s.kind != "cpu":
             return common | ({"gpu_memory_utilization": 0.4} if s.transport == "ipc" else {})
         # Chunked prefill would rewind a request's generator, which a CPU generator cannot do; without it a prompt is
@@ -185,6 +222,10 @@ class VllmEngine:
             "enforce_eager": True, "block_size": CPU_BLOCK, "enable_chunked_prefill": False,
             "max_num_batched_tokens": max(4096, s.max_model_len),
         }  # fmt: skip
+
+    def _in_place(self, manifest: Manifest) -> bool:
+        """Tell whether the engine takes the weights from their file by itself; an adapter's are small enough always."""
+        return self._shared or manifest.kind == "adapter"
 
     @property
     def _shared(self) -> bool:
@@ -232,6 +273,21 @@ def _cache_bytes(model: Path) -> int:
     heads = config.get("num_attention_heads", 0)
     size = config.get("head_dim") or (config.get("hidden_size", 0) // heads if heads else 0)
     return 2 * 2 * config.get("num_hidden_layers", 0) * (config.get("num_key_value_heads") or heads) * size
+
+
+def _matrices(model: Path) -> list[str]:
+    """List the last names of a model's matrices, embedding and output head left out.
+
+    No adapter is on those, and vLLM, with room for one on the head, dies of prompt log-probabilities that are asked
+    for while other requests run (it takes the adapters of the tokens sampled for those of the prompt's).
+    """
+    found = set()
+    for path in model.glob("*.safetensors"):
+        with open(path, "rb") as file:
+            tensors = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        matrices = (name for name, told in tensors.items() if len(told.get("shape", ())) == 2)
+        found |= {name.removesuffix(".weight").rpartition(".")[2] for name in matrices}
+    return sorted(name for name in found if "embed" not in name and name != "lm_head")
 
 
 def _load(label: str) -> int:

@@ -23,8 +23,9 @@ class FakeEngine:
     """An `Engine` of a few tensors: what it samples follows from live tensors, prompt and seed, and from nothing else.
 
     A test switches failures on in `faults`: "drop" (a swap changes nothing), "partial" (a swap stops half-way and says
-    nothing), "hang" (a swap waits for `released`), "slow" (a swap takes `delay_s`), "blind" (reading back finds no
-    difference), "deaf" (the canary is answered with NaN). No swap changes a tensor named in `keep`.
+    nothing), "leak" (full weights leave an adapter where it is), "hang" (a swap waits for `released`), "slow" (a swap
+    takes `delay_s`), "blind" (reading back finds no difference), "deaf" (the canary is answered with NaN). No swap
+    changes a tensor named in `keep`.
     """
 
     def __init__(self, *, vocabulary: int = 260, end: int = 258, longest: int = 12) -> None:
@@ -86,13 +87,14 @@ class FakeEngine:
             spans=tuple(_spans(versions)),
         )
 
-    async def score(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+    async def score(self, token_ids: Sequence[int], *, base: bool = False) -> NDArray[np.float32]:
         """Give log p of every token but the first, whether or not the engine is paused."""
         self.calls.append("score")
         await asyncio.sleep(0)
         if "deaf" in self.faults:
             return np.full(len(token_ids) - 1, np.nan, dtype=np.float32)
-        return fake_scores(self.live, token_ids, vocabulary=self.vocabulary)
+        live = {name: t for name, t in self.live.items() if not (base and _is_adapters(name))}
+        return fake_scores(live, token_ids, vocabulary=self.vocabulary)
 
     async def prepare(self, manifest: Manifest, *, skip: Sequence[str] = ()) -> None:
         """Check the bytes as the real engine does, and keep those that have a place in it."""
@@ -104,6 +106,8 @@ class FakeEngine:
         check(manifest, tensors)
         if skip:
             raise ValueError(f"the engine has {skip[0].rpartition('.')[0]} but {skip[0]} was not sent")
+        if manifest.kind == "adapter" and not self.live:
+            raise ValueError("the engine was not proven to run the base that this adapter belongs to")
         self._next = fingerprint(manifest), tensors
 
     async def swap(self, manifest: Manifest, *, recompute: bool = False) -> float:
@@ -117,6 +121,8 @@ class FakeEngine:
             await self.released.wait()
         if "slow" in self.faults:
             await asyncio.sleep(self.delay_s)
+        if manifest.kind != "adapter" and "leak" not in self.faults:
+            self.live = {name: tensor for name, tensor in self.live.items() if not _is_adapters(name)}
         names = sorted(tensors)[: len(tensors) // 2] if "partial" in self.faults else sorted(tensors)
         for name in [] if "drop" in self.faults else names:
             await asyncio.sleep(0)
@@ -135,6 +141,8 @@ class FakeEngine:
 
         self.calls.append("read_back")
         await asyncio.sleep(0)
+        if manifest.kind != "adapter" and "blind" not in self.faults and any(map(_is_adapters, self.live)):
+            raise ValueError("the engine still lists an adapter")
         for name, sent in open_tensors(manifest.path).items():
             if "blind" not in self.faults and not (name in self.live and torch.equal(self.live[name], sent)):
                 raise ValueError(f"{name} differs between engine and learner")
@@ -169,8 +177,20 @@ class FakeLearner:
         "model.norm.weight": (16,),
     }
 
+    ADAPTER: Mapping[str, tuple[int, ...]] = {
+        "model.layers.0.mlp.down_proj.lora_A.weight": (4, 16),
+        "model.layers.0.mlp.down_proj.lora_B.weight": (16, 4),
+    }
+
     def __init__(self, *, vocabulary: int = 260) -> None:
         self.vocabulary = vocabulary
+
+    def adapter(self, version: int, *, perturbed: bool = False) -> dict[str, Any]:
+        """Give an adapter for the tensors of version 0, or that copy of it which the self-test pushes."""
+        import torch
+
+        noise = torch.Generator().manual_seed(2 * version + perturbed)
+        return {name: torch.randn(shape, generator=noise).bfloat16() for name, shape in self.ADAPTER.items()}
 
     def tensors(self, version: int, *, perturbed: bool = False) -> dict[str, Any]:
         """Give all tensors of a version, or that copy of them which the self-test pushes."""
@@ -186,14 +206,22 @@ class FakeLearner:
         return {name: tensor.bfloat16() for name, tensor in named.items()}
 
     async def export(
-        self, *, version: int, folder: str, sequences: Sequence[NDArray[np.int32]], perturbed: bool
-    ) -> tuple[Manifest, list[NDArray[np.float32]]]:
-        """Write the tensors and score the canary with the same ones."""
+        self, *, version: int, folder: str, sequences: Sequence[NDArray[np.int32]], perturbed: bool,
+        part: str = "model",
+    ) -> tuple[Manifest, list[NDArray[np.float32]]]:  # fmt: skip
+        """Write the tensors, or the base of an adapter or the adapter alone, and score the canary with the same."""
         from rlvr.weights.export import export
 
-        tensors = self.tensors(version, perturbed=perturbed)
-        manifest = export(tensors.items(), version=version, folder=folder)
-        return manifest, [fake_scores(tensors, ids, vocabulary=self.vocabulary) for ids in sequences]
+        if part == "model":
+            live = sent = self.tensors(version, perturbed=perturbed)
+        elif part == "base":
+            live = sent = self.tensors(0, perturbed=perturbed)
+        else:
+            sent = self.adapter(version, perturbed=perturbed)
+            live = self.tensors(0) | sent
+        kind, stem = "adapter" if part == "adapter" else "full", "version-base" if part == "base" else "version"
+        manifest = export(sent.items(), version=version, folder=folder, kind=kind, stem=stem)
+        return manifest, [fake_scores(live, ids, vocabulary=self.vocabulary) for ids in sequences]
 
 
 def _spans(versions: Sequence[int]) -> Iterator[Span]:
@@ -202,6 +230,11 @@ def _spans(versions: Sequence[int]) -> Iterator[Span]:
         stop = start + len(list(run))
         yield Span(start=start, stop=stop, version=version)
         start = stop
+
+
+def _is_adapters(name: str) -> bool:
+    """Tell whether a tensor is a part of an adapter."""
+    return ".lora_" in name
 
 
 def fake_digest(tensors: Mapping[str, Any]) -> str:

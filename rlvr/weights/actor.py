@@ -20,6 +20,8 @@ from rlvr.weights.service import Fault, Published, WeightService, Worker
 
 __all__ = ["WeightServiceActor"]
 
+# How what is exported is written; the base of an adapter stays, beside the adapter's versions.
+FILES: dict[str, dict[str, Any]] = {"model": {}, "base": {"stem": "version-base"}, "adapter": {"kind": "adapter"}}
 FIRST = -2  # below every version, that of a self-test before a warm start too
 
 
@@ -29,13 +31,13 @@ class WeightServiceActor:
 
     def __init__(
         self, learner: Any, workers: dict[str, Any], *, sequences: Sequence[NDArray[np.int32]], folder: str,
-        deadline_s: float, fault: Fault | None, transport: str,
+        deadline_s: float, fault: Fault | None, transport: str, adapter: bool = False,
     ) -> None:  # fmt: skip
         write = partial(_export_here, token=secrets.token_hex(16)) if transport == "tcp" else export
         self._exported, self._progress = FIRST, asyncio.Condition()
 
-        async def export_there(**request: Any) -> Any:
-            answer = await learner.export.remote(write, **request)
+        async def export_there(*, part: str = "adapter" if adapter else "model", **request: Any) -> Any:
+            answer = await learner.export.remote(partial(write, **FILES[part]), part=part, **request)
             async with self._progress:
                 self._exported = request["version"]
                 self._progress.notify_all()
@@ -51,6 +53,7 @@ class WeightServiceActor:
         self._service = WeightService(
             export_there, {name: _worker(name, handle) for name, handle in workers.items()}, sequences=sequences,
             folder=folder, deadline_s=deadline_s, fault=fault, send=send,
+            base=partial(export_there, part="base") if adapter else None,
         )  # fmt: skip
 
     async def self_test(self, version: int) -> dict[str, float]:
@@ -92,15 +95,18 @@ def _worker(name: str, handle: Any) -> Worker:
     async def receive(manifest: Manifest, canary: Canary, **how: Any) -> Receipt:
         try:
             return await handle.receive.remote(manifest, canary, **how)
-        except ray.exceptions.RayActorError as error:
+        except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
             raise LostWorkerError(name, f"died as it took up version {manifest.version} ({brief(error)})") from error
 
     return Worker(receive=receive, kill=partial(ray.kill, handle, no_restart=True))
 
 
-def _export_here(tensors: Any, *, version: int, folder: str, token: str) -> Manifest:
+def _export_here(
+    tensors: Any, *, version: int, folder: str, token: str, kind: str = "full", stem: str = "version"
+) -> Manifest:
     """Write a version on the learner's host, and offer it there to the other nodes."""
-    return export_for_hosts(tensors, version=version, folder=folder, token=token, host=ray.util.get_node_ip_address())
+    host = ray.util.get_node_ip_address()
+    return export_for_hosts(tensors, version=version, folder=folder, token=token, host=host, kind=kind, stem=stem)
 
 
 class _RayCall:

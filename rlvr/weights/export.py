@@ -24,7 +24,9 @@ __all__ = ["corrupt", "export", "export_for_hosts", "leave_out", "shared_folder"
 _servers: dict[str, FileServer] = {}  # of this process, by folder
 
 
-def export(tensors: Iterable[tuple[str, Tensor]], *, version: int, folder: str) -> Manifest:
+def export(
+    tensors: Iterable[tuple[str, Tensor]], *, version: int, folder: str, kind: str = "full", stem: str = "version"
+) -> Manifest:
     """Write one version to `folder` and give its manifest. The file appears whole or not at all."""
     from safetensors.torch import save_file
 
@@ -34,7 +36,7 @@ def export(tensors: Iterable[tuple[str, Tensor]], *, version: int, folder: str) 
     for name, tensor in named.items():
         if owners.setdefault(tensor.data_ptr(), name) != name:
             named[name] = tensor.clone()
-    path = Path(folder) / f"version-{version}.safetensors"
+    path = Path(folder) / f"{stem}-{version}.safetensors"
     scratch = path.with_suffix(".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,14 +46,15 @@ def export(tensors: Iterable[tuple[str, Tensor]], *, version: int, folder: str) 
         with contextlib.suppress(OSError):
             scratch.unlink()
         raise ResourceError(f"the weights of version {version} cannot be written to {folder}: {error}") from error
-    return Manifest(version=version, kind="full", tensors=describe(named.items()), path=str(path))
+    return Manifest(version=version, kind=kind, tensors=describe(named.items()), path=str(path))
 
 
 def export_for_hosts(
-    tensors: Iterable[tuple[str, Tensor]], *, version: int, folder: str, token: str, host: str
-) -> Manifest:
+    tensors: Iterable[tuple[str, Tensor]], *, version: int, folder: str, token: str, host: str, kind: str = "full",
+    stem: str = "version",
+) -> Manifest:  # fmt: skip
     """Write one version as `export` does, and offer it to other hosts from this process, at the address `host`."""
-    manifest = export(tensors, version=version, folder=folder)
+    manifest = export(tensors, version=version, folder=folder, kind=kind, stem=stem)
     if folder not in _servers:
         _servers[folder] = FileServer(token=token, host=host)
     return _servers[folder].offer(manifest)

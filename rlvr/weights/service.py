@@ -63,6 +63,12 @@ class Published:
     notes: tuple[str, ...] = ()  # what an injected fault came to, a sentence each
 
 
+@dataclass(frozen=True, slots=True)
+class _Proven:
+    manifest: Manifest
+    canary: Canary
+
+
 class WeightService:
     """Publishes versions to workers. Every wait has a deadline that names who waited for whom.
 
@@ -73,9 +79,11 @@ class WeightService:
     def __init__(
         self, export: LearnerSide, workers: Mapping[str, Worker], *, sequences: Sequence[NDArray[np.int32]],
         folder: str, deadline_s: float = 180.0, fault: Fault | None = None,
-        send: Callable[[], Awaitable[None]] | None = None,
+        send: Callable[[], Awaitable[None]] | None = None, base: LearnerSide | None = None,
     ) -> None:  # fmt: skip
         self.export, self.workers = export, dict(workers)
+        self._export_base = base  # where `export` gives an adapter alone: what that belongs on, and never changes
+        self._base: _Proven | None = None
         self.sequences, self.folder = tuple(sequences), folder
         self.deadline_s, self.fault = deadline_s, fault
         self.send = send
@@ -89,26 +97,42 @@ class WeightService:
     async def self_test(self, version: int) -> dict[str, float]:
         """Push a perturbed copy of every tensor, see the canary follow it, push the true weights back as `version`.
 
+        Where an adapter is pushed, that goes for its base first, which then stays, and for the adapter on it.
         Gives the canary's error under true weights, its bound from now on, and how far the perturbation moved it,
         all mean |difference| in nats per token. Errors: WeightProofError where the canary does not follow,
         LostWorkerError where a worker is lost so early.
         """
         async with self._turn:
-            noisy, expected = await self._export(version, perturbed=True)
-            # rounding grows with the perturbation, so this push is judged below, by how far it moved
-            unjudged = Canary(sequences=self.sequences, logprobs=expected, bound=float("inf"))
-            followed = _whole(await self._push(noisy, unjudged, serve=False))
-            true, truth = await self._export(version, perturbed=False)
-            first = Canary(sequences=self.sequences, logprobs=truth, bound=CANARY_CEILING)
-            receipts = _whole(await self._push(true, first, serve=True))
-            error = max(receipt.canary_error for receipt in receipts)
-            self.bound = min(CANARY_CEILING, max(CANARY_FLOOR, CANARY_SLACK * error))
-            moved = float(np.mean(np.abs(np.concatenate(truth) - np.concatenate(expected))))
-            self._check_power(followed, moved, version)
-            self._commit(true, replace(first, bound=self.bound))
-        return {"canary_error": error, "canary_bound": self.bound, "canary_moved": moved,
+            if self._export_base is not None:
+                self._base = _Proven(*(await self._tested(self._export_base, version, serve=False))[:2])
+            true, canary, told = await self._tested(self.export, version, serve=True)
+            self._commit(true, canary)
+        return told
+
+    async def _tested(
+        self, export: LearnerSide, version: int, *, serve: bool
+    ) -> tuple[Manifest, Canary, dict[str, float]]:
+        """Run the self-test on what an export gives. The bound is from then on the widest that a test has found."""
+        noisy, expected = await self._export(version, perturbed=True, by=export)
+        # rounding grows with the perturbation, so this push is judged below, by how far it moved
+        unjudged = Canary(sequences=self.sequences, logprobs=expected, bound=float("inf"))
+        followed = _whole(await self._push(noisy, unjudged, serve=False))
+        true, truth = await self._export(version, perturbed=False, by=export)
+        first = self._canary_of(truth, bound=CANARY_CEILING)
+        receipts = _whole(await self._push(true, first, serve=serve))
+        error = max(max(receipt.canary_error, receipt.base_error or 0.0) for receipt in receipts)
+        bound = min(CANARY_CEILING, max(CANARY_FLOOR, CANARY_SLACK * error))
+        self.bound = max(bound, self.bound) if self._base else bound
+        moved = float(np.mean(np.abs(np.concatenate(truth) - np.concatenate(expected))))
+        self._check_power(followed, moved, version)
+        told = {"canary_error": error, "canary_bound": self.bound, "canary_moved": moved,
                 "proven_tensors": float(min(r.proven_tensors for r in receipts)),
                 "total_tensors": float(len(true.tensors))}  # fmt: skip
+        return true, replace(first, bound=self.bound), told
+
+    def _canary_of(self, truth: Sequence[NDArray[np.float32]], *, bound: float) -> Canary:
+        below = self._base.canary.logprobs if self._base else ()
+        return Canary(sequences=self.sequences, logprobs=tuple(truth), bound=bound, base=below)
 
     async def publish(self, version: int) -> Published:
         """Push the learner's weights as `version`; commit once every worker that is left has proven that it runs them.
@@ -119,7 +143,7 @@ class WeightService:
             if self.committed and version <= self.committed.version:
                 raise ValueError(f"versions only grow: {version} after {self.committed.version}")
             manifest, truth = await self._export(version, perturbed=False)
-            canary = Canary(sequences=self.sequences, logprobs=truth, bound=self.bound)
+            canary = self._canary_of(truth, bound=self.bound)
             published = await self._push(manifest, canary, serve=True)
             self._commit(manifest, canary)
         return published
@@ -135,6 +159,8 @@ class WeightService:
             if self.send is not None:
                 raise WeightProofError(name, self.committed.version, "cannot join a running ipc or nccl transport")
             try:
+                if self._base is not None:
+                    await self._deliver(name, worker, self._base.manifest, self._base.canary, serve=False)
                 receipt = await self._deliver(name, worker, self.committed, self._canary, serve=True)
             except LostWorkerError:
                 worker.kill()
@@ -153,9 +179,13 @@ class WeightService:
         with contextlib.suppress(OSError):
             Path(self.folder).rmdir()
 
-    async def _export(self, version: int, *, perturbed: bool) -> tuple[Manifest, tuple[NDArray[np.float32], ...]]:
-        call = self.export(version=version, folder=self.folder, sequences=self.sequences, perturbed=perturbed)
+    async def _export(
+        self, version: int, *, perturbed: bool, by: LearnerSide | None = None
+    ) -> tuple[Manifest, tuple[NDArray[np.float32], ...]]:
+        call = (by or self.export)(version=version, folder=self.folder, sequences=self.sequences, perturbed=perturbed)
         manifest, logprobs = await self._within(call, late=self._late_learner(version, "exporting the weights"))
+        if manifest.kind == "adapter" and self._base:
+            manifest = replace(manifest, base=fingerprint(self._base.manifest))
         return manifest, tuple(logprobs)
 
     async def _push(self, manifest: Manifest, canary: Canary, *, serve: bool) -> Published:
@@ -180,7 +210,8 @@ class WeightService:
             calls: list[Awaitable[Receipt | None]] = [
                 bring(name, worker, kind if name in struck else "") for name, worker in self.workers.items()
             ]
-            if self.send is not None:  # on GPU the learner itself moves the tensors, while the workers wait for them
+            # on GPU the learner itself moves the tensors, while the workers wait for them; an adapter lies in its file
+            if self.send is not None and manifest.kind != "adapter":
                 calls.append(
                     self._within(self.send(), late=self._late_learner(manifest.version, "sending the weights"))
                 )

@@ -24,6 +24,7 @@ from vllm.platforms import current_platform
 
 from rlvr.errors import RlvrError, boundary
 from rlvr.types import Manifest, fingerprint
+from rlvr.weights import slot
 from rlvr.weights.manifest import check, from_mapping, open_tensors
 from rlvr.weights.sender import free_address
 
@@ -75,8 +76,10 @@ class ProofExtension:
     """Methods that vLLM adds to its workers. Each answers with a sentence where something is wrong."""
 
     model_runner: Any
-    _rlvr_next: Future[Successor] | None = None
+    _rlvr_next: Future[Successor | slot.Adapter] | None = None
     _rlvr_live: Successor | None = None
+    _rlvr_adapter: slot.Adapter | None = None
+    _rlvr_base = ""  # digest of the full weights that were read back last
     _rlvr_threads: ThreadPoolExecutor | None = None
 
     def rlvr_verify(self, manifest: dict[str, Any]) -> str | bool:
@@ -88,12 +91,14 @@ class ProofExtension:
             return str(error)
         return True
 
-    def rlvr_prepare(self, manifest: dict[str, Any], skip: list[str]) -> bool:
+    def rlvr_prepare(self, manifest: dict[str, Any], skip: list[str]) -> str | bool:
         """Begin to make new weights ready, in a thread beside that of the engine's steps."""
         if self._rlvr_threads is None:
             self._rlvr_threads = ThreadPoolExecutor(1, thread_name_prefix="rlvr-prepare", initializer=_one_core)
-        model = self.model_runner.get_model()
-        self._rlvr_next = self._rlvr_threads.submit(_successor, model, from_mapping(manifest), skip)
+        holder = self._rlvr_slots() if manifest["kind"] == "adapter" else self.model_runner.get_model()
+        if holder is None:
+            return "the engine was started without room for an adapter"
+        self._rlvr_next = self._rlvr_threads.submit(_successor, holder, from_mapping(manifest), skip)
         return True
 
     def rlvr_prepared(self) -> str | bool | None:
@@ -110,13 +115,22 @@ class ProofExtension:
             return str(error)
 
     def rlvr_swap(self, digest: str) -> str | bool:
-        """Let the prepared weights go live. This exchanges pointers, so that nothing can fail half-way."""
+        """Let the prepared weights go live, an adapter in the place of any other, full ones without any.
+
+        Full ones exchange pointers, so that nothing can fail half-way.
+        """
         if self._rlvr_next is None or self.rlvr_prepared() is not True:
             return "no weights are prepared"
         successor = self._rlvr_next.result()
         if successor.digest != digest:
             return "other weights were prepared than are to go live"
-        self._rlvr_next, self._rlvr_live = None, successor
+        self._rlvr_next = None
+        if isinstance(successor, Successor):
+            self._rlvr_live, self._rlvr_adapter, self._rlvr_base = successor, None, ""
+            if (slots := self._rlvr_slots()) is not None:
+                slot.clear(slots)
+        else:
+            self._rlvr_adapter = successor
         successor.take_over()
         return True
 
@@ -124,29 +138,58 @@ class ProofExtension:
         """Compare live weights with the bytes; give how many of the manifest's tensors were found equal.
 
         Weights that were read back as they were prepared need to be the live ones still; `whole` reads them once more.
+        An adapter is compared whole always, must be the only one, and on the base that it belongs to.
         """
         known = from_mapping(manifest)
-        if not whole and self._rlvr_live is not None:
-            return self._rlvr_live.still_live(fingerprint(known))
         try:
-            tensors = open_tensors(known.path)
-            check(known, tensors)  # again: what is compared must be what was promised, not what lies there by now
-            return compare(self.model_runner.get_model(), tensors, seed=seed)
+            if known.kind == "adapter":
+                return self._rlvr_compare_adapter(known)
+            found = self._rlvr_compare_full(known, seed, whole)
         except (ValueError, OSError) as error:
             return str(error)
+        self._rlvr_base = fingerprint(known)
+        return found
+
+    def _rlvr_compare_full(self, known: Manifest, seed: int, whole: bool) -> int:
+        slots = self._rlvr_slots()
+        if slots is not None and (left := slot.found_in(slots)):
+            raise ValueError(left)
+        if not whole and self._rlvr_live is not None:
+            return self._rlvr_live.still_live(fingerprint(known))
+        tensors = open_tensors(known.path)
+        check(known, tensors)  # again: what is compared must be what was promised, not what lies there by now
+        return compare(self.model_runner.get_model(), tensors, seed=seed)
+
+    def _rlvr_compare_adapter(self, known: Manifest) -> int:
+        if self._rlvr_base != known.base:
+            raise ValueError("the engine was not proven to run the base that this adapter belongs to")
+        if self._rlvr_live is not None:
+            self._rlvr_live.still_live(known.base)
+        if self._rlvr_adapter is None or self._rlvr_adapter.digest != fingerprint(known):
+            raise ValueError("the engine runs another adapter than this one: it never went live")
+        return self._rlvr_adapter.compare()
+
+    def _rlvr_slots(self) -> Any:
+        """Give vLLM's keeper of adapters; None in an engine without any."""
+        manager = getattr(self.model_runner, "lora_manager", None)
+        return None if manager is None else manager._adapter_manager
 
 
 def _one_core() -> None:
     torch.set_num_threads(1)  # of this thread: the engine's own keeps its cores
 
 
-def _successor(model: nn.Module, manifest: Manifest, skip: Sequence[str]) -> Successor:
+def _successor(holder: Any, manifest: Manifest, skip: Sequence[str]) -> Successor | slot.Adapter:
+    """Make new weights ready for a model, or an adapter for the keeper of them."""
     with torch.no_grad(), boundary("preparing weights"):
         tensors = open_tensors(manifest.path)
         try:
             check(manifest, tensors)
-            found = Successor(model, {n: t for n, t in tensors.items() if n not in skip}, digest=fingerprint(manifest))
-            found.readings = readings(model, tensors, seed=max(0, manifest.version), holders=found.twins)
+            sent = {name: tensor for name, tensor in tensors.items() if name not in skip}
+            if manifest.kind == "adapter":
+                return slot.Adapter(holder, sent, digest=fingerprint(manifest))
+            found = Successor(holder, sent, digest=fingerprint(manifest))
+            found.readings = readings(holder, tensors, seed=max(0, manifest.version), holders=found.twins)
             return found
         except ValueError as error:
             raise _Refused(str(error)) from error
@@ -199,14 +242,16 @@ class Successor:
             if "cpu_linear" in twin.__dict__:
                 module.cpu_linear = twin.cpu_linear
 
-    def still_live(self, digest: str) -> str | int:
-        """Give how many tensors were read back, if these are the weights asked for and what the model computes with."""
+    def still_live(self, digest: str) -> int:
+        """Give how many tensors were read back. Errors: ValueError where these are not the weights asked for, or not
+        what the model computes with.
+        """
         if self.digest != digest:
-            return "the engine runs other weights than these: they never went live"
+            raise ValueError("the engine runs other weights than these: they never went live")
         for module, twin in self.twins.items():
             same = all(module._parameters[key].data_ptr() == p.data_ptr() for key, p in twin.named_parameters())  # type: ignore[union-attr]
             if not same or module.__dict__.get("cpu_linear") is not twin.__dict__.get("cpu_linear"):
-                return f"a {type(module).__name__} of the engine runs other weights than those that went live"
+                raise ValueError(f"a {type(module).__name__} of the engine runs other weights than went live")
         return self.proven
 
     def _twin(
@@ -246,7 +291,11 @@ class Successor:
 
 
 def parameter_names(name: str, module: nn.Module, model: nn.Module) -> dict[str, list[str]]:
-    """Give the tensors that each parameter of a module is made of, in their order: several where it is fused."""
+    """Give the tensors that each parameter of a module is made of, in their order: several where it is fused.
+
+    Where the engine serves adapters, the module lies within the layer that adds them.
+    """
+    name = name.removesuffix(".base_layer")
     packed: Mapping[str, list[str]] = getattr(model, "packed_modules_mapping", {})
     prefix, _, leaf = name.rpartition(".")
     parts = [f"{prefix}.{p}" if prefix else p for p in packed.get(leaf, [leaf])]

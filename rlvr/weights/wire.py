@@ -89,7 +89,8 @@ class FileServer:
         """Offer a version from now on, and give its manifest with the source that names this server."""
         digest = fingerprint(manifest)
         kept = [(key, old) for key, old in self._offers.items() if old.path != manifest.path and key != digest]
-        self._offers = {**dict(kept[1 - _KEPT :]), digest: manifest}
+        last = {} if manifest.kind != "adapter" else dict([pair for pair in kept if pair[1].kind != "adapter"][-1:])
+        self._offers = {**last, **dict(kept[1 - _KEPT :]), digest: manifest}  # adapters belong on the last full one
         folder, names = Path(manifest.path).parent, {_delta_name(new, old) for old, new in self._pairs()}
         for left in folder.glob("version-*.delta"):
             if left.name not in names:

@@ -126,3 +126,36 @@ def test_a_full_model_loads_its_reference_only_when_asked(tied_model: Path) -> N
     learner = Learner(tied_model, algorithm, tokens_per_microbatch=256, threads=1, precision="float32")
     assert learner.step(groups, totals_of(groups))["kl"] == pytest.approx(0.0, abs=1e-6)
     assert learner.step(groups, totals_of(groups))["kl"] > 1e-9
+
+
+@pytest.mark.parametrize("kind", ["lora", "rslora", "lora+"])
+def test_base_and_adapter_pushed_apart_are_the_merged_model(kind: str, tied_model: Path) -> None:
+    learner = adapted(tied_model, kind)
+    at_start = learner.score(STREAMS)
+    steps(learner, 2)
+    merged, base = dict(learner.tensors()), {n: t.clone() for n, t in learner.tensors("base")}
+    pushed = {name: tensor.float() for name, tensor in learner.tensors("adapter")}
+    assert base.keys() == merged.keys()
+    matrices = {name.partition(".lora_")[0] for name in pushed}
+    assert {f"{name}.weight" for name in matrices} == {n for n, t in merged.items() if not torch.equal(t, base[n])}
+    for name in matrices:
+        product = pushed[f"{name}.lora_B.weight"] @ pushed[f"{name}.lora_A.weight"]
+        whole = base[f"{name}.weight"].float() + product
+        assert torch.allclose(whole, merged[f"{name}.weight"].float(), rtol=2**-6, atol=2**-9)
+    with learner.perturbed(False, part="base"):
+        for ours, was in zip(learner.score(STREAMS), at_start, strict=True):
+            np.testing.assert_array_equal(ours, was)
+
+
+@pytest.mark.parametrize("part", ["base", "adapter"])
+def test_only_the_part_that_is_pushed_is_perturbed(part: str, tied_model: Path) -> None:
+    learner = adapted(tied_model, "lora", precision="bfloat16")
+    parts = ("base", "adapter")
+    before = {p: {n: t.clone() for n, t in learner.tensors(p)} for p in parts}  # type: ignore[arg-type]
+    scores = learner.score(STREAMS)
+    with learner.perturbed(part=part):  # type: ignore[arg-type]
+        moved = {p: {n for n, t in learner.tensors(p) if not torch.equal(t, before[p][n])} for p in parts}  # type: ignore[arg-type]
+        assert np.abs(learner.score(STREAMS)[0] - scores[0]).mean() > 0.15  # the self-test must see it
+    assert moved == {p: set(before[p]) if p == part else set() for p in parts}
+    assert all(torch.equal(t, before[p][n]) for p in parts for n, t in learner.tensors(p))  # type: ignore[arg-type]
+    assert {p for p in learner.body.trained() if ".lora_" not in p} == set()
