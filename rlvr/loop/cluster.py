@@ -259,6 +259,9 @@ class Cluster:
             # CUDA IPC is for a learner and an engine that share a device
             shared = transport_of(self.recipe) == "ipc"
             return {"num_gpus": 0.5 if shared else 1, "runtime_env": {"env_vars": variables}}
+        if self.recipe.rollout.max_staleness:
+            # engine and learner compute at once on the same cores: a thread that waits for others must not spin
+            variables["KMP_BLOCKTIME"] = "0"
         libraries = os.pathsep.join(preloads())
         return {"runtime_env": {"env_vars": variables | ({"LD_PRELOAD": libraries} if libraries else {})}}
 
