@@ -13,7 +13,7 @@ from pathlib import Path
 from rlvr.observe.timeline import read_timeline
 from rlvr.types import Interval
 
-WIDTH, LEFT, RIGHT, BAR, AREA, GAP = 960, 110, 16, 26, 110, 14
+WIDTH, LEFT, RIGHT, BAR, AREA, GAP = 960, 124, 16, 26, 110, 14
 COLOURS = {
     "rollout": "#cbd5e1", "learn": "#2563eb", "push": "#d97706", "eval": "#94a3b8", "checkpoint": "#94a3b8",
     "generate": "#2563eb", "wait": "#fbbf24", "grade": "#dc2626", "prepare": "#fcd34d", "swap": "#dc2626",
