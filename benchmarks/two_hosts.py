@@ -54,6 +54,8 @@ gradient_checkpointing = true
 tasks = 16
 [checkpoint]
 every = 0
+[guard]
+dead_steps = 1000  # a random model learns nothing
 """
 
 
@@ -75,9 +77,8 @@ class Killer(threading.Thread):
             with suppress(OSError):
                 name = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")[0].decode()
                 if "RolloutActor" in name:
-                    size = found[0].stat().st_size
                     os.kill(process, signal.SIGKILL)
-                    self.killed = f"{name} (process {process}) killed as {found[0].name} had {size / 1e6:.1f} MB"
+                    self.killed = f"{name} (process {process}) was killed as {found[0].name} came"
 
 
 def main() -> int:
