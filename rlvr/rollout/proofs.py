@@ -36,6 +36,7 @@ class Proofs:
 
     async def stamp(self, version: int) -> None:
         """Say that the live load is proven to be `version`."""
+        assert self.load == 0 or not isinstance(self._verdicts.get(self.load), str), "a load that was rejected"
         await self._decide(version)
 
     async def reject(self, reason: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -77,6 +77,7 @@ class Runner:
         self._cut = payoff.of(Verdict.WRONG) if payoff and settings.truncated == "wrong" else math.nan
         self._open = asyncio.Event()
         self._served: Receipt | None = None
+        self._refused: WeightProofError | None = None  # why it is fenced, where a push failed
         self._push = asyncio.Lock()  # a push that hung must not go on behind the back of a later one
         self._running = 0
         self._idle = asyncio.Event()
@@ -97,7 +98,7 @@ class Runner:
                 self._rollout(task, prompt, index, seed=seed_of(seed, index), temperature=temperature, watch=watch)
                 for index in range(group_size)
             ]
-            rollouts = await gather_or_cancel(samples)
+            rollouts = await self._unless_refused(gather_or_cancel(samples))
             with watch.over("grade"):
                 grades = tuple(await self.graders.grade_group(task, rollouts))
         finally:
@@ -109,6 +110,15 @@ class Runner:
         group = Group(group_id=f"{task.id}-{seed:x}", task=task, rollouts=tuple(rollouts), grades=grades, values=values)
         seconds = time.perf_counter() - start
         return header_of(group, worker=self.name, seed=seed, seconds=seconds, intervals=watch.seen), group
+
+    async def _unless_refused(self, replies: Awaitable[list[Rollout]]) -> list[Rollout]:
+        """Await replies; where they fail since a proof did, that is the failure to tell. Errors: WeightProofError."""
+        try:
+            return await replies
+        except EngineError:
+            if self._refused:
+                raise self._refused from None
+            raise
 
     def _value(self, task: Task, rollout: Rollout, grade: Grade | Ungraded) -> float:
         """Give what a reply is worth by payoff and truncation policy; NaN where it is ungraded or masked."""
@@ -135,11 +145,16 @@ class Runner:
                 if not (serve and self.settings.in_flight):
                     self._open.clear()
                     await self._idle.wait()
-                proven, stall, error, below = await self._prove(manifest, canary, fault, whole=not serve, watch=watch)
-            except (ValueError, BoundaryError) as reason:
+                whole = not serve or self._served is None
+                proven, stall, error, below = await self._prove(manifest, canary, fault, whole=whole, watch=watch)
+            except BaseException as reason:  # a push that was given up too: nobody will prove what it left behind
+                refused = WeightProofError(self.name, manifest.version, str(reason) or type(reason).__name__)
                 self._open.clear()
-                await self.engine.reject(str(reason))
-                raise WeightProofError(self.name, manifest.version, str(reason)) from reason
+                self._refused = refused
+                await self.engine.reject(refused.reason)
+                if isinstance(reason, ValueError | BoundaryError):
+                    raise refused from reason
+                raise
             receipt = Receipt(
                 worker=self.name, version=manifest.version, digest=fingerprint(manifest), proven_tensors=proven,
                 total_tensors=len(manifest.tensors), canary_error=error, seconds=time.perf_counter() - start,
@@ -147,7 +162,7 @@ class Runner:
             )  # fmt: skip
             if serve:
                 await self.engine.stamp(manifest.version)
-                self._served = receipt
+                self._served, self._refused = receipt, None
                 self._open.set()
         return receipt
 
@@ -159,6 +174,8 @@ class Runner:
         if self._open.is_set() and manifest.version == served.version and fingerprint(manifest) == served.digest:
             return served
         said = f"comes after version {served.version}, which the worker has served: versions only grow"
+        if self._refused:
+            said = "comes to a worker that is fenced since a push failed: it takes a newer version only"
         raise WeightProofError(self.name, manifest.version, said)
 
     async def _prove(
@@ -174,6 +191,8 @@ class Runner:
                 stall = await self.engine.swap(manifest, recompute=self.settings.recompute_kv)
         with watch.over("prove"):
             proven = await self.engine.read_back(manifest, seed=max(0, manifest.version), whole=whole)
+            if proven != len(manifest.tensors):
+                raise ValueError(f"read back {proven} of {len(manifest.tensors)} tensors")
             error = await self._canary_error(canary, canary.logprobs)
             below = await self._canary_error(canary, canary.base, base=True) if canary.base else None
         return proven, stall, error, below

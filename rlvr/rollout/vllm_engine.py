@@ -117,18 +117,20 @@ class VllmEngine:
 
     async def _exchange(self, manifest: Manifest, *, recompute: bool) -> float:
         with boundary("weight update"):
-            # `pause_generation` would also sleep for 20 ms, for the sake of outputs that we do not wait for here
-            await self._engine.engine_core.pause_scheduler_async(mode="keep", clear_cache=recompute)
-            start = time.perf_counter()
             try:
+                # `pause_generation` would also sleep for 20 ms, for the sake of outputs that we do not wait for here
+                await self._engine.engine_core.pause_scheduler_async(mode="keep", clear_cache=recompute)
+                start = time.perf_counter()
+                # first the label: whatever fails from here on, no token of it passes for one of the old weights
+                await self._engine.update_weight_version(f"load-{await self._proofs.begin()}")
                 if self._in_place(manifest):
                     await self._rpc("rlvr_swap", fingerprint(manifest))
                 else:  # the learner drives these steps itself, through `transfer`
                     self._received.clear()
                     self._ready.set()
                     await self._received.wait()
-                await self._engine.update_weight_version(f"load-{await self._proofs.begin()}")
             finally:
+                self._ready.clear()
                 await self._engine.resume_generation()
         return time.perf_counter() - start
 
@@ -197,7 +199,8 @@ class VllmEngine:
         return final
 
     async def _rpc(self, method: str, *arguments: Any) -> list[Any]:
-        answers = await self._engine.collective_rpc(method, args=arguments)
+        with boundary("vLLM"):
+            answers = await self._engine.collective_rpc(method, args=arguments)
         for answer in answers:
             if isinstance(answer, str):  # a worker process says what is wrong; an exception would end the engine
                 raise ValueError(answer)

@@ -23,9 +23,9 @@ class FakeEngine:
     """An `Engine` of a few tensors: what it samples follows from live tensors, prompt and seed, and from nothing else.
 
     A test switches failures on in `faults`: "drop" (a swap changes nothing), "partial" (a swap stops half-way and says
-    nothing), "leak" (full weights leave an adapter where it is), "hang" (a swap waits for `released`), "slow" (a swap
-    takes `delay_s`), "blind" (reading back finds no difference), "deaf" (the canary is answered with NaN). No swap
-    changes a tensor named in `keep`.
+    nothing), "broken" (a swap raises half-way), "hang" (a swap waits for `released`), "slow" (a swap takes `delay_s`),
+    "blind" (reading back finds no difference), "deaf" (the canary is answered with NaN), "leak" (full weights leave an
+    adapter in). No swap changes a tensor named in `keep`.
     """
 
     def __init__(self, *, vocabulary: int = 260, end: int = 258, longest: int = 12) -> None:
@@ -117,6 +117,15 @@ class FakeEngine:
             raise ValueError("other weights were prepared than are to go live")
         tensors, self._next = self._next[1], None
         self._unpaused.clear()
+        try:
+            await self.proofs.begin()
+            await self._replace(manifest, tensors)
+        finally:
+            self._digest = fake_digest(self.live)
+            self._unpaused.set()
+        return 0.001
+
+    async def _replace(self, manifest: Manifest, tensors: Mapping[str, Any]) -> None:
         if "hang" in self.faults:
             await self.released.wait()
         if "slow" in self.faults:
@@ -128,10 +137,8 @@ class FakeEngine:
             await asyncio.sleep(0)
             if name not in self.keep:
                 self.live[name] = tensors[name]
-        self._digest = fake_digest(self.live)
-        await self.proofs.begin()
-        self._unpaused.set()
-        return 0.001
+            if "broken" in self.faults:
+                raise RuntimeError("the engine broke within a swap")
 
     async def read_back(self, manifest: Manifest, *, seed: int, whole: bool = False) -> int:
         """Compare every live tensor with the manifest's bytes."""

@@ -7,7 +7,6 @@ values. The file that a receiver rebuilds is equal bit by bit, and the digests o
 
 from __future__ import annotations
 
-import mmap
 import os
 import shutil
 import struct
@@ -59,8 +58,9 @@ def apply(base: Path, delta: Path, out: Path) -> None:
         if magic != _MAGIC or base.stat().st_size != size:
             raise ValueError(f"the delta is not one of the {base.stat().st_size} bytes of {base.name}")
         shutil.copyfile(base, out)
-        with open(out, "r+b") as target, mmap.mmap(target.fileno(), size) as mapped:
-            _patch(np.frombuffer(mapped, "<u2"), file)
+        words = np.memmap(out, "<u2", mode="r+")
+        _patch(words, file)
+        words.flush()
 
 
 def share(base: Path, new: Path) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlvr.errors import ResourceError
+from rlvr.errors import BoundaryError, ResourceError, boundary
 from rlvr.types import Manifest
 from rlvr.weights.manifest import describe, open_tensors
 from rlvr.weights.wire import FileServer
@@ -40,9 +40,12 @@ def export(
     scratch = path.with_suffix(".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(named, scratch)
+        with boundary("writing weights"):  # a full disk is an error of safetensors' own
+            save_file(named, scratch)
+        if path.parent.stat().st_mode & 0o005:  # a disk for several hosts, perhaps with other users
+            scratch.chmod(0o644)
         os.replace(scratch, path)
-    except OSError as error:
+    except (OSError, BoundaryError) as error:
         with contextlib.suppress(OSError):
             scratch.unlink()
         raise ResourceError(f"the weights of version {version} cannot be written to {folder}: {error}") from error
@@ -97,7 +100,8 @@ def shared_folder(model: Path, *, parent: str | None = None) -> Path:
     try:
         chosen.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f"rlvr-weights-{host}-{os.getpid()}-", dir=chosen))
-        folder.chmod(0o755)  # workers of other hosts read a shared disk, perhaps as another user
+        if parent:
+            folder.chmod(0o755)  # workers of other hosts read a shared disk, perhaps as another user
     except OSError as error:
         raise ResourceError(f"the weights cannot be written to {chosen}: {error}") from error
     return folder

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rlvr.errors import BoundaryError, boundary
+from rlvr.errors import BoundaryError, ResourceError, boundary
 from rlvr.types import Manifest, Source, fingerprint
 from rlvr.weights import delta
 from rlvr.weights.manifest import check, open_tensors
@@ -54,6 +54,12 @@ class Receiver:
 
         Errors: ResourceError where the file cannot be had, in time or at all; ValueError where its bytes are wrong.
         """
+        try:
+            return self._fetched(manifest)
+        except OSError as error:
+            raise ResourceError(f"{self._worker} cannot keep the weights on its host: {error}") from error
+
+    def _fetched(self, manifest: Manifest) -> Fetched:
         start = time.monotonic()
         here, source = replace(manifest, source=None), manifest.source
         deadline = Deadline.of(self._worker, self._deadline_s)

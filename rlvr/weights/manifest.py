@@ -32,11 +32,14 @@ def describe(tensors: Iterable[tuple[str, Tensor]]) -> tuple[TensorInfo, ...]:
 
 
 def open_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Map the tensors of a safetensors file into memory."""
-    from safetensors import safe_open
+    """Map the tensors of a safetensors file into memory. Errors: ValueError where it is none, OSError."""
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(str(path), "pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    try:
+        with safe_open(str(path), "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except SafetensorError as error:
+        raise ValueError(f"{path} holds no weights: {error}") from error
 
 
 def check(manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:

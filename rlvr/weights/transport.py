@@ -84,8 +84,10 @@ class ProofExtension:
 
     def rlvr_verify(self, manifest: dict[str, Any]) -> str | bool:
         """Check the bytes against the manifest; touch nothing live."""
+        known = from_mapping(manifest)
+        if known.kind != "adapter":
+            self._rlvr_base = ""  # full weights are about to come, and may come in part
         try:
-            known = from_mapping(manifest)
             check(known, open_tensors(known.path))
         except (ValueError, OSError) as error:
             return str(error)

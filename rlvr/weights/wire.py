@@ -28,6 +28,8 @@ __all__ = ["Deadline", "Delivered", "FileServer", "download", "mark_of"]
 DELTA_MOST = 0.25  # of the bytes of the whole file; above, comparing and rebuilding take longer than a link of 1 Gbit/s
 ATTEMPTS = 6  # connections for one file
 SILENCE_S = 30.0  # without a byte, until a connection is given up
+ASKING_S = 5.0  # for each part of a request
+CONNECTIONS = 64  # at once
 _LENGTH = struct.Struct("<I")
 _LONGEST = 4096  # bytes of a request or an answer
 _CHUNK = 4 * 2**20
@@ -78,8 +80,9 @@ class FileServer:
         self._token, self._host, self._silence_s = token, host, silence_s
         self._offers: dict[str, Manifest] = {}  # by digest, oldest first
         self._comparing, self._dense = threading.Lock(), set[str]()  # deltas that would be no smaller
+        self._room, self._closed = threading.BoundedSemaphore(CONNECTIONS), False
         try:
-            self._listener = socket.create_server(("", port), backlog=64)
+            self._listener = socket.create_server((host, port), backlog=64)
         except OSError as error:
             raise ResourceError(f"no port to offer the weights at: {error}") from error
         self.port = int(self._listener.getsockname()[1])
@@ -100,6 +103,7 @@ class FileServer:
 
     def close(self) -> None:
         """Take no connection any more."""
+        self._closed = True
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -110,30 +114,42 @@ class FileServer:
 
     def _accept(self) -> None:
         while True:
+            self._room.acquire()  # before one that would find no thread
             try:
                 connection, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(connection,), name="weights-sender", daemon=True).start()
+                threading.Thread(target=self._serve, args=(connection,), name="weights-sender", daemon=True).start()
+            except (OSError, RuntimeError):  # of one connection, or for want of descriptors: others may do better
+                self._room.release()
+                if self._closed:
+                    return
+                time.sleep(0.05)
 
     def _serve(self, connection: socket.socket) -> None:
-        with contextlib.suppress(OSError, ValueError, TypeError, LookupError), connection:  # whoever asks sees it
-            connection.settimeout(self._silence_s)
-            request = _hear(connection)
-            if not hmac.compare_digest(str(request.get("token", "")).encode(), self._token.encode()):
-                return
-            try:
-                path, kind = self._choose(request)
-                file = open(path, "rb")  # noqa: SIM115 - closed below
-            except (LookupError, OSError) as error:
-                _say(connection, {"error": f"it is not offered any more ({brief(error)})"})
-                return
-            with file:
-                found = os.fstat(file.fileno())
-                start = int(request["offset"]) if request["mark"] == _mark(found) else 0  # of another file
-                _say(connection, {"kind": kind, "size": found.st_size, "mark": _mark(found), "offset": start})
-                if start < found.st_size:
-                    connection.sendfile(file, offset=start, count=found.st_size - start)
+        try:
+            # whoever asks sees it
+            with contextlib.suppress(OSError, ValueError, TypeError, LookupError, RecursionError), connection:
+                self._answer(connection)
+        finally:
+            self._room.release()
+
+    def _answer(self, connection: socket.socket) -> None:
+        connection.settimeout(ASKING_S)
+        request = _hear(connection)
+        connection.settimeout(self._silence_s)
+        if not hmac.compare_digest(str(request.get("token", "")).encode(), self._token.encode()):
+            return
+        try:
+            path, kind = self._choose(request)
+            file = open(path, "rb")  # noqa: SIM115 - closed below
+        except (LookupError, OSError) as error:
+            _say(connection, {"error": f"it is not offered any more ({brief(error)})"})
+            return
+        with file:
+            found = os.fstat(file.fileno())
+            start = int(request["offset"]) if request["mark"] == _mark(found) else 0  # of another file
+            _say(connection, {"kind": kind, "size": found.st_size, "mark": _mark(found), "offset": start})
+            if start < found.st_size:
+                connection.sendfile(file, offset=start, count=found.st_size - start)
 
     def _choose(self, request: Mapping[str, Any]) -> tuple[Path, str]:
         """Give the file to send, and its kind. Errors: LookupError where the version is not offered."""

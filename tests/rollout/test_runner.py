@@ -228,7 +228,40 @@ async def test_no_group_with_a_token_from_unproven_weights_is_given_out(tmp_path
     engine.faults = {"deaf"}
     with pytest.raises(WeightProofError, match="the canary is nan"):
         await runner.receive(*await version_of(tmp_path, 1))
-    with pytest.raises(EngineError, match="a reply came from weights that were not proven: the canary is nan"):
+    with pytest.raises(WeightProofError, match="version=1 the canary is nan"):
+        await group
+    assert await fenced(runner)
+
+
+async def test_a_swap_that_breaks_half_way_leaves_no_token_with_a_version(tmp_path: Path) -> None:
+    runner, engine = await proven(tmp_path, max_new_tokens=32)
+    engine.script = [list(range(31))]
+    group = await running(runner, engine, size=1)
+    engine.faults = {"broken"}
+    with pytest.raises(RuntimeError, match="broke within a swap"):
+        await runner.receive(*await version_of(tmp_path, 1))
+    with pytest.raises(WeightProofError, match="version=1 the engine broke within a swap"):
+        await group
+    assert engine.version is None and not engine.sampled
+    assert await fenced(runner)
+    engine.faults = set()
+    await runner.receive(*await version_of(tmp_path, 2))
+    assert not await fenced(runner)
+
+
+async def test_a_push_that_is_given_up_within_a_swap_leaves_nothing_waiting(tmp_path: Path) -> None:
+    runner, engine = await proven(tmp_path, max_new_tokens=32)
+    engine.script = [list(range(31))]
+    group = await running(runner, engine, size=1)
+    engine.faults = {"hang"}
+    push = asyncio.create_task(runner.receive(*await version_of(tmp_path, 1)))
+    while "swap" not in engine.calls:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.01)
+    push.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await push
+    with pytest.raises(WeightProofError, match="version=1 CancelledError"):
         await group
     assert await fenced(runner)
 

@@ -19,7 +19,7 @@ import torch
 
 from rlvr.errors import ResourceError
 from rlvr.types import Manifest, Source
-from rlvr.weights import fetch, wire
+from rlvr.weights import delta, fetch, wire
 from rlvr.weights.export import corrupt, export
 from rlvr.weights.fetch import Fetched, Receiver
 from rlvr.weights.manifest import check, open_tensors
@@ -370,3 +370,16 @@ def test_a_source_says_where_but_not_the_token() -> None:
     source = Source(host="h", port=1, mark="m", token="secret")
     assert "secret" not in repr(source)
     assert fetch.DELTA_BELOW > 1e8
+
+
+@pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data + b"x"], ids=["short", "long"])
+def test_a_delta_that_ends_elsewhere_is_refused_in_one_sentence(
+    tmp_path: Path, change: Callable[[bytes], bytes]
+) -> None:
+    old, new, out = tmp_path / "old", tmp_path / "new", tmp_path / "delta"
+    old.write_bytes(bytes(2000))
+    new.write_bytes(bytes(1000) + b"ab" + bytes(998))
+    assert delta.write(old, new, out, most=0.5)
+    out.write_bytes(change(out.read_bytes()))
+    with pytest.raises(ValueError, match=r"the delta (ends too early|goes on behind its end)"):
+        delta.apply(old, out, tmp_path / "rebuilt")
