@@ -100,10 +100,8 @@ def sampled(rollout: Rollout) -> np.ndarray:
 
 
 def _versions(rollout: Rollout) -> NDArray[np.int32]:
-    versions = np.full(len(rollout.token_ids), -1, dtype=np.int32)
-    for span in rollout.spans:
-        versions[span.start : span.stop] = span.version
-    return versions
+    """Give what each token is as old as: its reply's oldest token, whose keys and values it attends to; [T]."""
+    return np.where(sampled(rollout), rollout.min_version, -1).astype(np.int32)
 
 
 def _graded(groups: Sequence[Group]) -> list[tuple[Group, Rollout, bool]]:

@@ -37,7 +37,7 @@ __all__ = ["Cluster"]
 
 Arrived = list[tuple[GroupHeader, Any]]
 CANARY_SEQUENCES, CANARY_TOKENS = 4, 64
-PULSE_S = 30.0  # for a worker to answer what takes it no time
+PULSE_S = 5.0  # for workers to answer what takes them no time
 
 
 class Cluster:
@@ -104,10 +104,10 @@ class Cluster:
         sequences = [np.asarray(ids[-CANARY_TOKENS:]) for ids in prompts]
         self._service = cast(Any, WeightServiceActor).options(**self._here()).remote(
             self._learner, self._workers.serving, sequences=sequences, folder=str(self._folder),
-            deadline_s=self.recipe.weights.deadline_s, fault=fault,
+            deadline_s=self._push_s(), fault=fault,
             transport=transport_of(self.recipe), adapter=self.recipe.weights.mode == "adapter",
         )  # fmt: skip
-        deadline = START_S + 6 * self.recipe.weights.deadline_s  # the service's own deadlines come first
+        deadline = START_S + 6 * self._push_s()  # the service's own deadlines come first
         proof = self._get(self._service.self_test.remote(version), deadline, "the weight self-test")
         self._workers.serve(self._service)
         return dict(proof)
@@ -130,10 +130,17 @@ class Cluster:
         """
         call = self._service.publish.remote(version)
         # the service's own deadlines come first, also those of workers that join before
-        deadline = (4 + self.recipe.rollout.workers) * self.recipe.weights.deadline_s
+        deadline = (4 + self.recipe.rollout.workers) * self._push_s()
         self._traffic.begin(call, self._committed, "the weight service", deadline_s=deadline)
         itself = transport_of(self.recipe) in ("ipc", "nccl")  # the learner sends, after it has exported
-        ray.wait([call] if itself else [call, self._service.exported.remote(version)], timeout=deadline)
+        exported = [] if itself else [self._service.exported.remote(version)]
+        if not ray.wait([call, *exported], timeout=deadline)[0]:
+            raise EngineError(f"the driver waited {deadline:g} s for the learner to export version {version}")
+
+    def _push_s(self) -> float:
+        """Give how long a worker may take over a push: also the replies that are to end first, where they are."""
+        w, r = self.recipe.weights, self.recipe.rollout
+        return w.deadline_s + (0.0 if w.in_flight else r.deadline_s)
 
     def _committed(self, published: Published) -> Committed:
         self._workers.heed(published)
@@ -197,9 +204,11 @@ class Cluster:
 
     def lost_graders(self) -> int:
         """Count the grading processes that somebody else killed since this command started, and warn of new ones."""
-        for name, worker in self._workers.serving.items():
+        calls = {name: worker.lost_graders.remote() for name, worker in self._workers.serving.items()}
+        answered = ray.wait([*calls.values()], num_returns=len(calls), timeout=PULSE_S)[0] if calls else []
+        for name, call in calls.items():
             try:
-                counted = ray.get(worker.lost_graders.remote(), timeout=PULSE_S)
+                counted = ray.get(call, timeout=0) if call in answered else self._counted.get(name, 0)
             except ray.exceptions.RayError:
                 continue  # the next push or rollout finds the worker dead and replaces it
             known = self._counted.get(name, 0)

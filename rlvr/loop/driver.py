@@ -92,7 +92,7 @@ def train(
                     receipts = stream.publish(step)
                 if recipe.eval.every and step % recipe.eval.every == 0 and step < recipe.steps:
                     with clock.phase("eval"):
-                        stream.settle()
+                        receipts += stream.settle()
                         lines = evaluation(run.path / f"eval_step-{step:06d}.jsonl", cluster, held_out, reuse=False)
                     learned |= truthfulness_metrics(lines, weights=recipe.eval.truthfulness)
                     show(view, f"at step {step}", lines, recipe, before=before)

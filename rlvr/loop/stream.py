@@ -113,6 +113,7 @@ class Stream:
         """Wait for the groups of the learner's next step. What has come is written down where the rest cannot come."""
         began, size = time.perf_counter(), self.recipe.rollout.prompts_per_step
         with self._written_if_it_fails():
+            self._drop()  # what came when no more could be dropped for the step before
             self._fill()
             while (chosen := self._chosen(size)) is None:
                 self._turn()
@@ -138,18 +139,22 @@ class Stream:
 
         Where no group is outstanding, so that there is nothing else to wait for, it waits for the commit.
         """
-        self.settle()
+        known = self.settle()
         self.cluster.publish(version)
         self._pushing = True
         while self._pushing and not self._out:
             self._turn()
-        receipts, self._receipts = self._receipts, []
-        return receipts
+        return known + self._come()
 
-    def settle(self) -> None:
-        """Wait until the last push is committed."""
+    def settle(self) -> list[Receipt]:
+        """Wait until the last push is committed. Gives the receipts that have come since they were last given."""
         while self._pushing:
             self._turn()
+        return self._come()
+
+    def _come(self) -> list[Receipt]:
+        receipts, self._receipts = self._receipts, []
+        return receipts
 
     def _turn(self) -> None:
         """Take up what happens next."""

@@ -229,7 +229,7 @@ class Traffic:
             end = min(*ends, self.newcomers.until(), math.inf)
             done, _ = ray.wait([*self._begun, *running, *coming], timeout=max(0.0, end - time.monotonic()))
             if not done and end < self.newcomers.until():
-                raise self._late()
+                raise self._late(end)
             if not done or done[0] in coming:
                 self.newcomers.settle()
                 patience = time.monotonic() + self.deadline_s
@@ -256,10 +256,9 @@ class Traffic:
             self.lost(name, error)
             return None
 
-    def _late(self) -> EngineError:
-        now = time.monotonic()
+    def _late(self, end: float) -> EngineError:
         for one in self._begun.values():
-            if one.end <= now:
+            if one.end <= end:
                 advice = f"; raise {one.raised} if it takes that long" if one.raised else ""
                 return EngineError(f"the driver waited {one.deadline_s:g} s for {one.what}{advice}")
         return EngineError(
@@ -277,6 +276,8 @@ def resolve(reference: Any, *, timeout: float | None = None) -> Any:
         if cause is error:
             raise EngineError(f"an actor failed: {brief(getattr(error, 'cause', error))}") from error
         raise cause from None
+    except ray.exceptions.ObjectLostError as error:
+        raise EngineError("a group was lost with the host that sampled it; go on with --resume") from error
 
 
 def _distance(prefix: str, worker: str) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import ray
 
-from rlvr.errors import EngineError, ResourceError, WeightProofError, brief
+from rlvr.errors import EngineError, ResourceError, RlvrError, WeightProofError, brief
 from rlvr.loop.traffic import resolve
 from rlvr.weights.service import Published
 
@@ -130,6 +130,9 @@ class Workers:
         if handle is None:
             return
         self._left(name)
+        if joining and ray.wait([joining.started], timeout=0)[0]:  # then its processes are known
+            with contextlib.suppress(RlvrError, ray.exceptions.RayError):
+                self._processes[name] = resolve(joining.started)
         self._end(name, handle)
         if self._service is None:
             raise EngineError(f"{name} {reason} before its weights were proven")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rlvr.errors import ResourceError
 from rlvr.types import Interval
 
 __all__ = ["Timeline", "read_timeline"]
-
-DRIVER = "driver"
 
 
 class Timeline:
@@ -25,7 +23,14 @@ class Timeline:
         self.path = path
         self._places: dict[str, int] = {}  # of actors, in the order in which they came
         self._rows: dict[str, list[float]] = {}  # by actor: when each row is free again
-        if not path.exists():
+        if path.exists():  # of a run that goes on, and may have died within a line
+            lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+            events = [json.loads(line.rstrip(",\n")) for line in lines[1:]]
+            self._places = {event["args"]["name"]: event["pid"] for event in events if event["ph"] == "M"}
+            scratch = path.with_suffix(".part")
+            scratch.write_text("".join(lines))
+            scratch.replace(path)
+        else:
             self._write("[\n")
 
     def add(self, actor: str, intervals: Sequence[Interval]) -> None:
@@ -73,8 +78,3 @@ def _event(one: Interval, *, pid: int, row: int) -> dict[str, object]:
         "ph": "X", "name": one.name, "pid": pid, "tid": row, "ts": round(one.start * 1e6),
         "dur": max(1, round((one.stop - one.start) * 1e6)), "cat": one.name.partition(" ")[0],
     }  # fmt: skip
-
-
-def total(intervals: Iterable[Interval], name: str) -> float:
-    """Give the seconds that the intervals of a name take together."""
-    return sum(one.stop - one.start for one in intervals if one.name == name)

@@ -226,10 +226,10 @@ def test_tokens_of_an_environment_are_skipped() -> None:
         assert len(set(plain.advantages.tolist())) == 3
 
 
-def test_a_sample_knows_the_version_of_each_token() -> None:
+def test_a_token_is_as_old_as_the_oldest_that_it_attends_to() -> None:
     rollout = make_rollout([1], [2, 9, 9, 3, 4, 5], spans=[(0, 1), (3, 4), (4, 6)], versions=[6, 6, 7])
     (sample,) = credit([make_group([rollout], [1.0])], Algorithm(baseline="none"))
-    assert sample.versions is not None and sample.versions.tolist() == [6, -1, -1, 6, 7, 7]
+    assert sample.versions is not None and sample.versions.tolist() == [6, -1, -1, 6, 6, 6]
 
 
 def test_only_a_right_verdict_counts_as_correct() -> None:

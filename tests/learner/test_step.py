@@ -142,7 +142,7 @@ def test_the_mismatch_is_told_by_how_old_the_weights_of_a_token_are(tied_model: 
     for r in rollouts:
         scored = learner.score([np.concatenate([r.prompt_ids, r.token_ids])])[0][1:]
         for span in r.spans:
-            gaps[span.version] += np.abs(scored - r.logprobs)[span.start : span.stop].tolist()
+            gaps[r.min_version] += np.abs(scored - r.logprobs)[span.start : span.stop].tolist()
     told = learner.step(groups, totals_of(groups))
     # both groups are alike, and after the first update the policy is another one than any version
     assert told["mismatch_lag_0"] == pytest.approx(np.mean(gaps[3]), rel=1e-4)
