@@ -26,7 +26,7 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results" / "waiting.json"
 RUNS = Path("runs/waiting")
 RLVR = Path(sys.executable).with_name("rlvr")
-WARM = 4  # steps at the start that are not timed: queues fill up
+WARM = 3  # steps at the start that are not timed: queues fill up
 Z = 1.959964
 
 
