@@ -245,7 +245,7 @@ class WeightLaw(RuleBasedStateMachine):
         faults.SLOW_S = self.kept_s
 
 
-test_the_weight_law = pytest.mark.timeout(600)(WeightLaw.TestCase)
+test_the_weight_law = pytest.mark.integration(pytest.mark.timeout(600)(WeightLaw.TestCase))
 test_the_weight_law.settings = settings(max_examples=10, stateful_step_count=20, deadline=None)
 
 

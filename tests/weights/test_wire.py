@@ -25,6 +25,8 @@ from rlvr.weights.fetch import Fetched, Receiver
 from rlvr.weights.manifest import check, open_tensors
 from rlvr.weights.wire import FileServer
 
+pytestmark = pytest.mark.integration
+
 SIZE = 1 << 20  # values of the large tensor: 2 MiB
 
 
