@@ -145,6 +145,15 @@ class Soak:
             "descriptors": descriptors, "files": len(list(folder.iterdir())) if folder else -1,
         }  # fmt: skip
 
+    def told(self, measured: list[dict[str, float]], *, seconds: float) -> dict[str, Any]:
+        """Give what came of it so far."""
+        return {
+            "versions": self.version, "seconds": round(seconds), "undetected": self.counts["UNDETECTED"],
+            "counts": dict(self.counts), "mismatch_mean": round(statistics.fmean(self.mismatch), 4),
+            "mismatch_max": round(max(self.mismatch), 4), "stall_median_s": round(statistics.median(self.stalls), 4),
+            "stall_max_s": round(max(self.stalls), 4), "measured": measured,
+        }  # fmt: skip
+
 
 def chosen(versions: int, *, seed: int, deadly: int) -> dict[int, str]:
     """Choose which pushes are struck by what."""
@@ -185,13 +194,10 @@ def main() -> None:
                         time.sleep(0.2)
                     measured.append(soak.measure())
                     print(json.dumps(measured[-1]), flush=True)
+                    write_json(RESULTS, soak.told(measured, seconds=time.monotonic() - start))
             shared = cluster._folder
-    result = {
-        "versions": soak.version, "seconds": round(time.monotonic() - start), "undetected": soak.counts["UNDETECTED"],
-        "counts": dict(soak.counts), "mismatch_mean": statistics.fmean(soak.mismatch),
-        "mismatch_max": max(soak.mismatch), "stall_median_s": statistics.median(soak.stalls),
-        "stall_max_s": max(soak.stalls), "folder_left": bool(shared and shared.exists()), "measured": measured,
-    }  # fmt: skip
+    result = soak.told(measured, seconds=time.monotonic() - start)
+    result["folder_left"] = bool(shared and shared.exists())
     write_json(RESULTS, result)
     print(json.dumps({k: v for k, v in result.items() if k != "measured"}, indent=1))
 
