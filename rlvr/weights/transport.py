@@ -33,7 +33,7 @@ __all__ = ["ProofExtension", "Successor", "register"]
 # One-hot inputs per linear layer and push. A stale tensor is missed only if none of the columns that they read changed.
 PROBES = 64
 IDLE_POLLING_S = 0.005
-SLICE_S = 0.03  # of reading back, between two steps of the engine
+SLICE_S = 0.1  # of reading back, between two steps of the engine
 
 
 def register() -> None:
