@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_cluster import Sums, recipe
+from pushes import LEARNER, Bytes
 
 from rlvr.config import Recipe
 from rlvr.loop.ledger import Place, TaskStream
@@ -18,22 +19,11 @@ from rlvr.loop.settings import buffer_of
 from rlvr.loop.stream import Stream
 from rlvr.loop.traffic import Arrival, Committed, Errand, Event, Learned, Routes
 from rlvr.rollout.runner import RolloutSettings, Runner, seed_of
-from rlvr.testing import FakeEngine, FakeLearner
-from rlvr.types import Grade, Group, GroupHeader, Message, Rollout, Task
+from rlvr.testing import FakeEngine
+from rlvr.types import Grade, Group, GroupHeader, Rollout, Task
 from rlvr.weights.service import WeightService, Worker
 
 STEPS, PROMPTS, SIZE = 4, 3, 2
-LEARNER = FakeLearner()
-
-
-class Bytes:
-    """A renderer whose ids are bytes."""
-
-    def prompt(self, messages: Sequence[Message]) -> np.ndarray:
-        return np.frombuffer("".join(m["content"] for m in messages).encode(), dtype=np.uint8).astype(np.int32)
-
-    def decode(self, token_ids: np.ndarray) -> str:
-        return str(token_ids.tolist())
 
 
 class Lengths:
