@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["allocator", "preloads"]
+__all__ = ["allocator", "bound", "preloads"]
+
+SPIN_MS = 5  # that an OpenMP thread waits for its next piece of work before it sleeps; Intel's default is 200
 
 
 def allocator() -> Path | None:
@@ -19,3 +24,24 @@ def preloads() -> list[str]:
     """Give what a process that computes should load first: the allocator, and Intel's OpenMP."""
     wanted = [allocator(), Path(sys.prefix) / "lib" / "libiomp5.so"]
     return [str(path) for path in wanted if path is not None and path.exists()]
+
+
+@contextmanager
+def bound(cores: Sequence[int]) -> Iterator[None]:
+    """Let the OpenMP threads of processes started meanwhile run on these cores, one on each."""
+    count, listed = str(len(cores)), ",".join(map(str, cores))
+    if any("libiomp" in path for path in os.environ.get("LD_PRELOAD", "").split(os.pathsep)):
+        wanted = {"KMP_AFFINITY": f"granularity=fine,explicit,proclist=[{listed}]", "KMP_TPAUSE": "0"}
+        wanted["KMP_BLOCKTIME"] = os.environ.get("KMP_BLOCKTIME", str(SPIN_MS))
+    else:
+        wanted = {"OMP_PLACES": f"{{{listed}}}", "OMP_PROC_BIND": "true"}
+    before = {name: os.environ.get(name) for name in (*wanted, "OMP_NUM_THREADS")}
+    os.environ.update(wanted, OMP_NUM_THREADS=count)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

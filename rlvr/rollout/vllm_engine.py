@@ -9,6 +9,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlvr.errors import BoundaryError, EngineError, ResourceError, boundary
+from rlvr.observe.libraries import bound
 from rlvr.rollout.engine import Completion, EngineSettings, Sampling
 from rlvr.rollout.proofs import Proofs
 from rlvr.types import Manifest, Span, Stop, fingerprint
@@ -27,6 +29,9 @@ GIB = 2**30
 # a prompt would ever be shared.
 CPU_BLOCK = 32
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM lays buffers out for
+# vLLM would compute in a process of its own, so that OpenMP's threads can be bound there, and import itself once more;
+# we bind those of the engine's core process.
+IN_CORE = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 PREPARING_POLL_S = 0.01  # between looks at weights that an engine process makes ready
 
 
@@ -55,7 +60,7 @@ class VllmEngine:
         channel = None if self._shared else WeightTransferConfig(backend=self.settings.transport)
         args = AsyncEngineArgs(**self._arguments(), weight_transfer_config=channel)
         try:
-            with boundary("vLLM start-up"):
+            with boundary("vLLM start-up"), bound(self._cores) if self._shared else nullcontext():
                 self._engine = AsyncLLM.from_engine_args(args)
         except BoundaryError as error:
             hint = "its own log, in the logs of the Ray session under the temporary folder, says more"
@@ -222,8 +227,8 @@ class VllmEngine:
         # Chunked prefill would rewind a request's generator, which a CPU generator cannot do; without it a prompt is
         # computed whole, so the budget must hold the longest one.
         return common | {
-            "enforce_eager": True, "block_size": CPU_BLOCK, "enable_chunked_prefill": False,
-            "max_num_batched_tokens": max(4096, s.max_model_len),
+            "distributed_executor_backend": IN_CORE, "enforce_eager": True, "block_size": CPU_BLOCK,
+            "enable_chunked_prefill": False, "max_num_batched_tokens": max(4096, s.max_model_len),
         }  # fmt: skip
 
     def _in_place(self, manifest: Manifest) -> bool:
@@ -235,13 +240,15 @@ class VllmEngine:
         """Tell whether the bytes lie in a file of this host, as they do on CPU."""
         return self.settings.kind == "cpu"
 
+    @property
+    def _cores(self) -> tuple[int, ...]:
+        return self.settings.cores or tuple(sorted(os.sched_getaffinity(0)))
+
     def _set_environment(self) -> None:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ["VLLM_NO_USAGE_STATS"] = "1"
         if self.settings.kind == "cpu":
-            cores = self.settings.cores or tuple(sorted(os.sched_getaffinity(0)))
             os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(self.settings.kv_cache_gib)
-            os.environ["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
             self._check_memory()
 
     def _check_memory(self) -> None:
