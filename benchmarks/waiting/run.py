@@ -1,6 +1,6 @@
 """Train the same recipe in step with its rollouts and asynchronously, and compare speed and accuracy.
 
-python benchmarks/waiting/run.py [--seeds 0 1 2] [--staleness 4]      results: benchmarks/results/waiting.json
+python benchmarks/waiting/run.py [--seeds 0 1 2] [--staleness 2]      results: benchmarks/results/waiting.json
 
 The environment has three turns, and its tool takes an exponential time, mean 2 s, over each reply. In step means
 rollout.max_staleness = 0: all rollouts of a step wait for their tools at the same time, and the step for the last.
@@ -87,7 +87,7 @@ def main() -> None:
     """Run what is missing and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--staleness", type=int, default=4)
+    parser.add_argument("--staleness", type=int, default=2)
     options = parser.parse_args()
     pairs, rows = [], []
     for seed in options.seeds:

@@ -1,4 +1,4 @@
-"""An environment whose tool is slow: three problems one after the other, with a wait before each answer of the tool."""
+"""An environment with a slow tool: three short questions in turn, and a wait before each answer of the tool."""
 
 from __future__ import annotations
 
@@ -7,38 +7,41 @@ import random
 from collections.abc import Iterator, Sequence
 
 from rlvr.types import Done, Grade, Message, Rollout, Task, Verdict, messages_of
-from rlvr_environments.arithmetic import Arithmetic
 
 TURNS = 3
 HELD_OUT = 400  # sessions
+NUMBERS = range(10, 990)
+EXAMPLES = (("What comes after 58?", "59"), ("What comes before 231?", "230"))
 
 
 class Session:
-    """Ask three problems in a conversation. The tool takes an exponential time over each reply, also the last.
+    """Ask three times for a neighbour of a number. The tool takes an exponential time over each reply, also the last.
+
+    Question and answer are short, so that the time goes to the tool and not to the model. Multiples of 7 are held out.
 
     Args:
-        operations: kinds of problems, as in `arithmetic`.
         wait_s: mean of the time, seconds, drawn anew for every reply. Evaluation does not wait.
     """
 
-    def __init__(self, operations: Sequence[str] = ("add20", "add2", "sub20", "sub2"), *, wait_s: float = 2.0) -> None:
-        self.single = Arithmetic(operations, examples=2, eval_tasks=TURNS * HELD_OUT)
+    def __init__(self, *, wait_s: float = 2.0) -> None:
         self.wait_s = wait_s
 
     def tasks(self, split: str, *, seed: int) -> Iterator[Task]:
-        """Yield sessions of three tasks of `arithmetic`."""
-        several = iter(self.single.tasks(split, seed=seed))
-        for first in several:
-            rest = [task for task in (next(several, None) for _ in range(TURNS - 1)) if task]
-            if len(rest) < TURNS - 1:
-                return
-            whole = [first, *rest]
-            truth = {"answers": [task.truth for task in whole], "asked": [t.messages[-1]["content"] for t in whole]}
-            name = "+".join(task.id for task in whole)
-            yield Task(id=name, messages=first.messages, truth=truth, source="session", tags=(split,))
+        """Yield sessions without end to train on, and the same 400 to evaluate on whatever the seed."""
+        training = split == "train"
+        draw, number = random.Random(f"{split}-{seed * training}"), 0
+        while training or number < HELD_OUT:
+            numbers = [draw.choice([n for n in NUMBERS if (n % 7 == 0) != training]) for _ in range(TURNS)]
+            steps = [draw.choice((1, -1)) for _ in range(TURNS)]
+            asked = [f"What comes {'after' if s > 0 else 'before'} {n}?" for n, s in zip(numbers, steps, strict=True)]
+            shown = [turn for q, a in EXAMPLES for turn in (("user", q), ("assistant", a))]
+            truth = {"answers": [str(n + s) for n, s in zip(numbers, steps, strict=True)], "asked": asked}
+            first = messages_of([*shown, ("user", asked[0])])
+            yield Task(id=f"{split}-{number}", messages=first, truth=truth, source="session", tags=(split,))
+            number += 1
 
     async def reply(self, task: Task, messages: Sequence[Message]) -> Sequence[Message] | Done:
-        """Wait, then ask the next problem."""
+        """Wait, then ask the next question."""
         if "train" in task.tags:
             await asyncio.sleep(random.expovariate(1.0 / self.wait_s))
         turn = sum(message["role"] == "assistant" for message in messages[len(task.messages) :])
@@ -49,9 +52,8 @@ class Share:
     """Score the share of the three answers that are right; CORRECT where at least two are."""
 
     def grade(self, task: Task, rollout: Rollout) -> Grade:
-        """Compare the number behind "Answer:" in every reply."""
-        replies = [m["content"] for m in rollout.messages[len(task.messages) :] if m["role"] == "assistant"]
-        said = [reply.rpartition("Answer:")[2].strip() if "Answer:" in reply else "" for reply in replies]
-        right = sum(a == str(b) for a, b in zip(said, task.truth["answers"], strict=False))
+        """Compare every reply, which should be the number and nothing else."""
+        said = [m["content"].strip() for m in rollout.messages[len(task.messages) :] if m["role"] == "assistant"]
+        right = sum(a == b for a, b in zip(said, task.truth["answers"], strict=False))
         verdict = Verdict.CORRECT if right >= 2 else Verdict.WRONG
         return Grade(verdict=verdict, score=right / TURNS, why=f"{right} of {TURNS} answers are right")

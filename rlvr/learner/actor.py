@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,9 +42,10 @@ class LearnerActor:
 
     def __init__(
         self, folder: str, algorithm: Algorithm, *, ranks: Ranks | None = None, place: Mapping[str, Any] | None = None,
-        **settings: Any,
+        niceness: int = 0, **settings: Any,
     ) -> None:  # fmt: skip
         self._make: dict[str, Any] = {"folder": Path(folder), "algorithm": algorithm, **settings}
+        self._niceness = niceness
         self._ranks, self._place = ranks or Ranks(), dict(place or {})
         self._learner: Any = None
         self._followers: list[Any] = []
@@ -56,6 +58,7 @@ class LearnerActor:
 
         Errors: ConfigError for an adapter without a target, ModelError, LearnerError where the ranks do not meet.
         """
+        os.nice(self._niceness)  # this thread, and those that torch starts from it
         from rlvr.learner.step import Learner  # here, so that the driver, which names this class, never loads torch
 
         if self._ranks.count > 1 and not self._ranks.rank:
@@ -64,7 +67,7 @@ class LearnerActor:
             self._ranks = replace(self._ranks, host=ray.util.get_node_ip_address(), port=free_port())
             actor = cast(Any, Actor).options(**self._place)
             others = [self._ranks.of(rank) for rank in range(1, self._ranks.count)]
-            self._followers = [actor.remote(**self._make, ranks=other) for other in others]
+            self._followers = [actor.remote(**self._make, ranks=other, niceness=self._niceness) for other in others]
         with self._together("start"):
             self._learner = Learner(**self._make, ranks=self._ranks)
 

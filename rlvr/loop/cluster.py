@@ -37,6 +37,9 @@ __all__ = ["Cluster"]
 
 Arrived = list[tuple[GroupHeader, Any]]
 CANARY_SEQUENCES, CANARY_TOKENS = 4, 64
+YIELDING = (
+    19  # niceness of a learner that leaves the cores to engines: their steps are short, and replies wait for them
+)
 PULSE_S = 5.0  # for workers to answer what takes them no time
 
 
@@ -71,7 +74,13 @@ class Cluster:
             self._learner = (
                 cast(Any, LearnerActor)
                 .options(**self._place(), **self._here())
-                .remote(str(self.model), algorithm_of(self.recipe), place=self._place() | self._here(), **settings)
+                .remote(
+                    str(self.model),
+                    algorithm_of(self.recipe),
+                    place=self._place() | self._here(),
+                    niceness=YIELDING if self._overlaps else 0,
+                    **settings,
+                )
             )
             loading = self._learner.start.remote()
             starting = self._workers.begin(self.recipe.rollout.workers)
@@ -225,6 +234,8 @@ class Cluster:
         r, transport = self.recipe.rollout, transport_of(self.recipe)
         nodes = hosts() if self._spreads() else [""]
         cores = sorted(os.sched_getaffinity(0))
+        if self._overlaps:
+            cores = cores[: (len(cores) + 1) // 2]  # the fewer threads wait for each other, the less is lost
         share = cores_of(place, workers=r.workers, hosts=len(nodes), cores=cores)
         away = self._at(nodes[place % len(nodes)]) if self._spreads() else {}
         receiver = Receiver(name, deadline_s=0.9 * self.recipe.weights.deadline_s)  # it speaks before the service
@@ -260,6 +271,11 @@ class Cluster:
         # node may be gone.
         return at(node, instead=self._service is not None)
 
+    @property
+    def _overlaps(self) -> bool:
+        """Tell whether engines and learner compute at once on the same cores."""
+        return self.recipe.hardware.kind == "cpu" and self.recipe.rollout.max_staleness > 0
+
     def _place(self) -> dict[str, Any]:
         # plug-ins given as module:attr live in the user's folder; Ray's workers must find them there
         here = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH", "")]))
@@ -268,9 +284,8 @@ class Cluster:
             # CUDA IPC is for a learner and an engine that share a device
             shared = transport_of(self.recipe) == "ipc"
             return {"num_gpus": 0.5 if shared else 1, "runtime_env": {"env_vars": variables}}
-        if self.recipe.rollout.max_staleness:
-            # engine and learner compute at once on the same cores: a thread that waits for others must not spin
-            variables["KMP_BLOCKTIME"] = "0"
+        if self._overlaps:
+            variables["KMP_BLOCKTIME"] = "0"  # a thread of the learner that waits for others must not spin
         libraries = os.pathsep.join(preloads())
         return {"runtime_env": {"env_vars": variables | ({"LD_PRELOAD": libraries} if libraries else {})}}
 

@@ -32,7 +32,7 @@ def bound(cores: Sequence[int]) -> Iterator[None]:
     count, listed = str(len(cores)), ",".join(map(str, cores))
     if any("libiomp" in path for path in os.environ.get("LD_PRELOAD", "").split(os.pathsep)):
         wanted = {"KMP_AFFINITY": f"granularity=fine,explicit,proclist=[{listed}]", "KMP_TPAUSE": "0"}
-        wanted["KMP_BLOCKTIME"] = os.environ.get("KMP_BLOCKTIME", str(SPIN_MS))
+        wanted["KMP_BLOCKTIME"] = str(SPIN_MS)
     else:
         wanted = {"OMP_PLACES": f"{{{listed}}}", "OMP_PROC_BIND": "true"}
     before = {name: os.environ.get(name) for name in (*wanted, "OMP_NUM_THREADS")}
