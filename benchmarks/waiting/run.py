@@ -1,6 +1,6 @@
 """Train the same recipe in step with its rollouts and asynchronously, and compare speed and accuracy.
 
-python benchmarks/waiting/run.py [--seeds 0 1 2] [--staleness 2]      results: benchmarks/results/waiting.json
+python benchmarks/waiting/run.py [--timed 0 --untimed 1 2] [--staleness 3]    results: benchmarks/results/waiting.json
 
 The environment has three turns, and its tool takes an exponential time, mean 2 s, over each reply. In step means
 rollout.max_staleness = 0: all rollouts of a step wait for their tools at the same time, and the step for the last.
@@ -15,6 +15,7 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,22 +31,23 @@ WARM = 3  # steps at the start that are not timed: queues fill up
 Z = 1.959964
 
 
-def run(seed: int, staleness: int) -> Path:
-    """Train once, unless the run is there, and give its folder."""
-    folder = RUNS / f"staleness-{staleness}-seed-{seed}"
-    if not (folder / "summary.json").is_file():
-        changes = [f"seed={seed}", f"rollout.max_staleness={staleness}"]
-        command = [
-            RLVR,
-            "train",
-            HERE / "session.toml",
-            "--run-dir",
-            folder,
-            *(p for c in changes for p in ("--set", c)),
-        ]
-        paths = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH", "")]))
-        subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": paths})
-    return folder
+def train(seeds: Sequence[int], staleness: int) -> list[Path]:
+    """Train each seed once, at the same time, unless its run is there, and give their folders."""
+    folders = [RUNS / f"staleness-{staleness}-seed-{seed}" for seed in seeds]
+    paths = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH", "")]))
+    running = [
+        subprocess.Popen(
+            [RLVR, "train", HERE / "session.toml", "--run-dir", folder,
+             "--set", f"seed={seed}", "--set", f"rollout.max_staleness={staleness}"],
+            env=os.environ | {"PYTHONPATH": paths},
+        )
+        for seed, folder in zip(seeds, folders, strict=True)
+        if not (folder / "summary.json").is_file()
+    ]  # fmt: skip
+    ends = [process.wait() for process in running]
+    if any(ends):
+        raise SystemExit("a run failed; what it said stands above")
+    return folders
 
 
 def speed(folder: Path) -> dict[str, float]:
@@ -59,13 +61,27 @@ def speed(folder: Path) -> dict[str, float]:
     return {name: round(value, 4) for name, value in found.items()}
 
 
+def row(seed: int, pair: Sequence[Path], *, timed: bool) -> dict[str, Any]:
+    """Give what a seed's two runs came to, their speeds only where each had the machine for itself."""
+    step, stream = (json.loads((folder / "summary.json").read_text()) for folder in pair)
+    found = {
+        "seed": seed, "before": step["eval_before"], "after_in_step": step["eval_after"],
+        "after_asynchronous": stream["eval_after"],
+    }  # fmt: skip
+    if timed:
+        in_step, asynchronous = (speed(folder) for folder in pair)
+        ratio = round(asynchronous["samples_per_s"] / in_step["samples_per_s"], 2)
+        found |= {"in_step": in_step, "asynchronous": asynchronous, "ratio": ratio}
+    return found
+
+
 def right(folder: Path, name: str) -> dict[str, bool]:
     """Give for each held-out task whether its reply was right."""
     lines = map(json.loads, (folder / name).read_text().splitlines())
     return {line["task_id"]: line["verdict"] == "CORRECT" for line in lines}
 
 
-def compare(pairs: list[tuple[Path, Path]]) -> dict[str, Any]:
+def compare(pairs: Sequence[Sequence[Path]]) -> dict[str, Any]:
     """Give the difference of final accuracy, asynchronous minus in step, in points with its 95 % interval.
 
     A held-out task counts with its mean difference over the seeds, so that the interval is over tasks (a paired z
@@ -86,24 +102,18 @@ def compare(pairs: list[tuple[Path, Path]]) -> dict[str, Any]:
 def main() -> None:
     """Run what is missing and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--staleness", type=int, default=2)
+    parser.add_argument("--timed", type=int, nargs="*", default=[0, 1, 2], help="seeds trained one after the other")
+    parser.add_argument("--untimed", type=int, nargs="*", default=[], help="seeds trained at once, for accuracy only")
+    parser.add_argument("--staleness", type=int, default=3)
     options = parser.parse_args()
     pairs, rows = [], []
-    for seed in options.seeds:
-        pair = run(seed, 0), run(seed, options.staleness)
-        pairs.append(pair)
-        accuracies = [json.loads((folder / "summary.json").read_text()) for folder in pair]
-        speeds = [speed(folder) for folder in pair]
-        rows.append({
-            "seed": seed, "in_step": speeds[0], "asynchronous": speeds[1],
-            "ratio": round(speeds[1]["samples_per_s"] / speeds[0]["samples_per_s"], 2),
-            "before": accuracies[0]["eval_before"], "after_in_step": accuracies[0]["eval_after"],
-            "after_asynchronous": accuracies[1]["eval_after"],
-        })  # fmt: skip
+    for seeds in [*([seed] for seed in options.timed), options.untimed]:
+        for seed, *pair in zip(seeds, train(seeds, 0), train(seeds, options.staleness), strict=True):
+            rows.append(row(seed, pair, timed=seed in options.timed))
+            pairs.append(pair)
         found = {"staleness": options.staleness, "runs": rows, "difference": compare(pairs)}
         write_json(RESULTS, found)
-        print(json.dumps({"seed": seed, "ratio": rows[-1]["ratio"], "difference": found["difference"]}), flush=True)
+        print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":

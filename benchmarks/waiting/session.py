@@ -11,11 +11,11 @@ from rlvr.types import Done, Grade, Message, Rollout, Task, Verdict, messages_of
 TURNS = 3
 HELD_OUT = 400  # sessions
 NUMBERS = range(10, 990)
-EXAMPLES = (("What comes after 58?", "59"), ("What comes before 231?", "230"))
+EXAMPLES = (("What comes after 58?", "59"), ("What comes after 231?", "232"))
 
 
 class Session:
-    """Ask three times for a neighbour of a number. The tool takes an exponential time over each reply, also the last.
+    """Ask three times for the number after one. The tool takes an exponential time over each reply, also the last.
 
     Question and answer are short, so that the time goes to the tool and not to the model. Multiples of 7 are held out.
 
@@ -32,10 +32,9 @@ class Session:
         draw, number = random.Random(f"{split}-{seed * training}"), 0
         while training or number < HELD_OUT:
             numbers = [draw.choice([n for n in NUMBERS if (n % 7 == 0) != training]) for _ in range(TURNS)]
-            steps = [draw.choice((1, -1)) for _ in range(TURNS)]
-            asked = [f"What comes {'after' if s > 0 else 'before'} {n}?" for n, s in zip(numbers, steps, strict=True)]
+            asked = [f"What comes after {n}?" for n in numbers]
             shown = [turn for q, a in EXAMPLES for turn in (("user", q), ("assistant", a))]
-            truth = {"answers": [str(n + s) for n, s in zip(numbers, steps, strict=True)], "asked": asked}
+            truth = {"answers": [str(n + 1) for n in numbers], "asked": asked}
             first = messages_of([*shown, ("user", asked[0])])
             yield Task(id=f"{split}-{number}", messages=first, truth=truth, source="session", tags=(split,))
             number += 1

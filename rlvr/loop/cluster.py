@@ -234,9 +234,7 @@ class Cluster:
         r, transport = self.recipe.rollout, transport_of(self.recipe)
         nodes = hosts() if self._spreads() else [""]
         cores = sorted(os.sched_getaffinity(0))
-        if self._overlaps:
-            cores = cores[: (len(cores) + 1) // 2]  # the fewer threads wait for each other, the less is lost
-        share = cores_of(place, workers=r.workers, hosts=len(nodes), cores=cores)
+        share = cores_of(place, workers=r.workers, hosts=len(nodes), cores=cores, beside_learner=self._overlaps)
         away = self._at(nodes[place % len(nodes)]) if self._spreads() else {}
         receiver = Receiver(name, deadline_s=0.9 * self.recipe.weights.deadline_s)  # it speaks before the service
         engine = EngineSettings(

@@ -22,7 +22,14 @@ def at(node: str, *, instead: bool = False) -> dict[str, Any]:
     return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=instead)}
 
 
-def cores_of(place: int, *, workers: int, hosts: int, cores: Sequence[int]) -> tuple[int, ...]:
-    """Give the share of a host's cores that a worker gets. Workers go round the hosts, which have the same cores."""
+def cores_of(
+    place: int, *, workers: int, hosts: int, cores: Sequence[int], beside_learner: bool = False
+) -> tuple[int, ...]:
+    """Give the share of a host's cores that a worker gets. Workers go round the hosts, which have the same cores.
+
+    Where the learner computes on them meanwhile, workers have half: the fewer of their threads wait for each other, the
+    less time of theirs is lost.
+    """
+    free = cores[: (len(cores) + 1) // 2] if beside_learner else cores
     beside = len(range(place % hosts, workers, hosts))
-    return tuple(cores[place // hosts :: beside]) if beside <= len(cores) else tuple(cores)
+    return tuple(free[place // hosts :: beside]) if beside <= len(free) else tuple(free)

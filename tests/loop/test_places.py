@@ -21,3 +21,12 @@ def test_the_workers_of_a_host_share_its_cores(
 ) -> None:
     found = [cores_of(i, workers=workers, hosts=hosts, cores=range(cores)) for i in range(workers)]
     assert found == shares
+
+
+@pytest.mark.parametrize(
+    ("workers", "cores", "shares"),
+    [(1, 1, [(0,)]), (1, 2, [(0,)]), (2, 2, [(0,), (0,)]), (1, 5, [(0, 1, 2)]), (2, 8, [(0, 2), (1, 3)])],
+)
+def test_beside_a_learner_they_have_half(workers: int, cores: int, shares: list[tuple[int, ...]]) -> None:
+    found = [cores_of(i, workers=workers, hosts=1, cores=range(cores), beside_learner=True) for i in range(workers)]
+    assert found == shares
