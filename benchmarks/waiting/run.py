@@ -27,13 +27,13 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results" / "waiting.json"
 RUNS = Path("runs/waiting")
 RLVR = Path(sys.executable).with_name("rlvr")
-WARM = 3  # steps at the start that are not timed: queues fill up
+WARM = 3  # steps at the start that `speed` leaves out: queues fill up
 Z = 1.959964
 
 
-def train(seeds: Sequence[int], staleness: int) -> list[Path]:
+def train(seeds: Sequence[int], staleness: int, *, timed: bool) -> list[Path]:
     """Train each seed once, at the same time, unless its run is there, and give their folders."""
-    folders = [RUNS / f"staleness-{staleness}-seed-{seed}" for seed in seeds]
+    folders = [RUNS / f"{'alone' if timed else 'together'}-staleness-{staleness}-seed-{seed}" for seed in seeds]
     paths = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH", "")]))
     running = [
         subprocess.Popen(
@@ -50,18 +50,25 @@ def train(seeds: Sequence[int], staleness: int) -> list[Path]:
     return folders
 
 
-def speed(folder: Path) -> dict[str, float]:
-    """Give samples a second and what a step spent, over the steps after the first few."""
-    lines = read_lines(folder / "metrics.jsonl")[WARM:]
-    seconds = sum(line["seconds"]["step"] for line in lines)
-    found = {"samples_per_s": sum(line["rollouts"] for line in lines) / seconds, "step_s": seconds / len(lines)}
+def speed(folder: Path, *, staleness: int) -> dict[str, float]:
+    """Give samples a second over all steps, and without those in which queues fill up or run empty, and more."""
+    lines = read_lines(folder / "metrics.jsonl")
+    steady = lines[WARM : -staleness - 1]
+    seconds = {
+        name: sum(line["seconds"]["step"] for line in part) for name, part in (("all", lines), ("steady", steady))
+    }
+    found = {
+        "samples_per_s": sum(line["rollouts"] for line in lines) / seconds["all"],
+        "steady_samples_per_s": sum(line["rollouts"] for line in steady) / seconds["steady"],
+        "step_s": seconds["all"] / len(lines),
+    }
     for name in ("staleness", "push_stall", "mismatch"):
         values = [line[name] for line in lines if line.get(name) is not None]
         found |= {name: statistics.fmean(values)} if values else {}
     return {name: round(value, 4) for name, value in found.items()}
 
 
-def row(seed: int, pair: Sequence[Path], *, timed: bool) -> dict[str, Any]:
+def row(seed: int, pair: Sequence[Path], *, staleness: int, timed: bool) -> dict[str, Any]:
     """Give what a seed's two runs came to, their speeds only where each had the machine for itself."""
     step, stream = (json.loads((folder / "summary.json").read_text()) for folder in pair)
     found = {
@@ -69,9 +76,10 @@ def row(seed: int, pair: Sequence[Path], *, timed: bool) -> dict[str, Any]:
         "after_asynchronous": stream["eval_after"],
     }  # fmt: skip
     if timed:
-        in_step, asynchronous = (speed(folder) for folder in pair)
-        ratio = round(asynchronous["samples_per_s"] / in_step["samples_per_s"], 2)
-        found |= {"in_step": in_step, "asynchronous": asynchronous, "ratio": ratio}
+        in_step, asynchronous = (speed(folder, staleness=staleness) for folder in pair)
+        found |= {"in_step": in_step, "asynchronous": asynchronous}
+        for name in ("samples_per_s", "steady_samples_per_s"):
+            found[f"ratio_{name}"] = round(asynchronous[name] / in_step[name], 2)
     return found
 
 
@@ -85,7 +93,7 @@ def compare(pairs: Sequence[Sequence[Path]]) -> dict[str, Any]:
     """Give the difference of final accuracy, asynchronous minus in step, in points with its 95 % interval.
 
     A held-out task counts with its mean difference over the seeds, so that the interval is over tasks (a paired z
-    interval); the spread over seeds stands beside it.
+    interval); the spread over seeds stands beside it. Questions repeat among tasks, which the interval does not see.
     """
     finals = [(right(step, "eval_after.jsonl"), right(stream, "eval_after.jsonl")) for step, stream in pairs]
     tasks = sorted(finals[0][0])
@@ -106,10 +114,14 @@ def main() -> None:
     parser.add_argument("--untimed", type=int, nargs="*", default=[], help="seeds trained at once, for accuracy only")
     parser.add_argument("--staleness", type=int, default=3)
     options = parser.parse_args()
+    if twice := set(options.timed) & set(options.untimed):
+        parser.error(f"seed {min(twice)} is to be timed and not to be timed")
     pairs, rows = [], []
-    for seeds in [*([seed] for seed in options.timed), options.untimed]:
-        for seed, *pair in zip(seeds, train(seeds, 0), train(seeds, options.staleness), strict=True):
-            rows.append(row(seed, pair, timed=seed in options.timed))
+    for seeds in filter(None, [*([seed] for seed in options.timed), options.untimed]):
+        timed = seeds[0] in options.timed
+        folders = [train(seeds, staleness, timed=timed) for staleness in (0, options.staleness)]
+        for seed, *pair in zip(seeds, *folders, strict=True):
+            rows.append(row(seed, pair, staleness=options.staleness, timed=timed))
             pairs.append(pair)
         found = {"staleness": options.staleness, "runs": rows, "difference": compare(pairs)}
         write_json(RESULTS, found)

@@ -11,7 +11,7 @@ from rlvr.types import Done, Grade, Message, Rollout, Task, Verdict, messages_of
 TURNS = 3
 HELD_OUT = 400  # sessions
 NUMBERS = range(10, 990)
-EXAMPLES = (("What comes after 58?", "59"), ("What comes after 231?", "232"))
+EXAMPLES = (("What comes after 58?", "59"), ("What comes after 230?", "231"))
 
 
 class Session:
@@ -29,9 +29,10 @@ class Session:
     def tasks(self, split: str, *, seed: int) -> Iterator[Task]:
         """Yield sessions without end to train on, and the same 400 to evaluate on whatever the seed."""
         training = split == "train"
+        known = [n for n in NUMBERS if (n % 7 == 0) != training]
         draw, number = random.Random(f"{split}-{seed * training}"), 0
         while training or number < HELD_OUT:
-            numbers = [draw.choice([n for n in NUMBERS if (n % 7 == 0) != training]) for _ in range(TURNS)]
+            numbers = [draw.choice(known) for _ in range(TURNS)]
             asked = [f"What comes after {n}?" for n in numbers]
             shown = [turn for q, a in EXAMPLES for turn in (("user", q), ("assistant", a))]
             truth = {"answers": [str(n + 1) for n in numbers], "asked": asked}

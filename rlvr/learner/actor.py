@@ -58,7 +58,8 @@ class LearnerActor:
 
         Errors: ConfigError for an adapter without a target, ModelError, LearnerError where the ranks do not meet.
         """
-        os.nice(self._niceness)  # this thread, and those that torch starts from it
+        if self._niceness:  # of this thread, and of those that torch starts from it
+            os.setpriority(os.PRIO_PROCESS, 0, self._niceness)
         from rlvr.learner.step import Learner  # here, so that the driver, which names this class, never loads torch
 
         if self._ranks.count > 1 and not self._ranks.rank:

@@ -27,9 +27,9 @@ def cores_of(
 ) -> tuple[int, ...]:
     """Give the share of a host's cores that a worker gets. Workers go round the hosts, which have the same cores.
 
-    Where the learner computes on them meanwhile, workers have half: the fewer of their threads wait for each other, the
-    less time of theirs is lost.
+    On the learner's host, the first, workers have half where it computes meanwhile, or one each where that is more: the
+    fewer of a worker's threads wait for each other, the less time of theirs is lost.
     """
-    free = cores[: (len(cores) + 1) // 2] if beside_learner else cores
     beside = len(range(place % hosts, workers, hosts))
+    free = cores[: max((len(cores) + 1) // 2, beside)] if beside_learner and place % hosts == 0 else cores
     return tuple(free[place // hosts :: beside]) if beside <= len(free) else tuple(free)

@@ -29,14 +29,15 @@ def preloads() -> list[str]:
 @contextmanager
 def bound(cores: Sequence[int]) -> Iterator[None]:
     """Let the OpenMP threads of processes started meanwhile run on these cores, one on each."""
-    count, listed = str(len(cores)), ",".join(map(str, cores))
-    if any("libiomp" in path for path in os.environ.get("LD_PRELOAD", "").split(os.pathsep)):
-        wanted = {"KMP_AFFINITY": f"granularity=fine,explicit,proclist=[{listed}]", "KMP_TPAUSE": "0"}
-        wanted["KMP_BLOCKTIME"] = str(SPIN_MS)
+    wanted = {"OMP_NUM_THREADS": str(len(cores))}
+    if any(name in os.environ.get("LD_PRELOAD", "") for name in ("libiomp", "libomp")):
+        listed = ",".join(map(str, cores))
+        wanted |= {"KMP_AFFINITY": f"granularity=fine,explicit,proclist=[{listed}]", "KMP_BLOCKTIME": str(SPIN_MS)}
+        wanted["KMP_TPAUSE"] = "0"
     else:
-        wanted = {"OMP_PLACES": f"{{{listed}}}", "OMP_PROC_BIND": "true"}
-    before = {name: os.environ.get(name) for name in (*wanted, "OMP_NUM_THREADS")}
-    os.environ.update(wanted, OMP_NUM_THREADS=count)
+        wanted |= {"OMP_PLACES": ",".join(f"{{{core}}}" for core in cores), "OMP_PROC_BIND": "true"}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
     try:
         yield
     finally:

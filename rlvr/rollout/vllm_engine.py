@@ -30,7 +30,7 @@ GIB = 2**30
 CPU_BLOCK = 32
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM lays buffers out for
 # vLLM would compute in a process of its own, so that OpenMP's threads can be bound there, and import itself once more;
-# we bind those of the engine's core process.
+# we bind those of the engine's core process. By its whole name, since on CPU vLLM takes "uni" for "mp".
 IN_CORE = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 PREPARING_POLL_S = 0.01  # between looks at weights that an engine process makes ready
 
@@ -53,12 +53,14 @@ class VllmEngine:
     async def start(self) -> None:
         """Load the model and open the weight transfer channel."""
         self._set_environment()
+        import torch
         from vllm import AsyncEngineArgs
         from vllm.config.weight_transfer import WeightTransferConfig
         from vllm.v1.engine.async_llm import AsyncLLM
 
         channel = None if self._shared else WeightTransferConfig(backend=self.settings.transport)
         args = AsyncEngineArgs(**self._arguments(), weight_transfer_config=channel)
+        torch.get_num_threads()  # reads this process's own OpenMP variables, before the engine's are set
         try:
             with boundary("vLLM start-up"), bound(self._cores) if self._shared else nullcontext():
                 self._engine = AsyncLLM.from_engine_args(args)

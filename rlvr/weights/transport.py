@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
 from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
 from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
 from vllm.model_executor.layers.vocab_parallel_embedding import (
@@ -20,7 +19,6 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
     UnquantizedEmbeddingMethod,
     VocabParallelEmbedding,
 )
-from vllm.platforms import current_platform
 
 from rlvr.errors import RlvrError, boundary
 from rlvr.types import Manifest, fingerprint
@@ -28,19 +26,11 @@ from rlvr.weights import slot
 from rlvr.weights.manifest import check, from_mapping, open_tensors
 from rlvr.weights.sender import free_address
 
-__all__ = ["ProofExtension", "Successor", "register"]
+__all__ = ["ProofExtension", "Successor"]
 
 # One-hot inputs per linear layer and push. A stale tensor is missed only if none of the columns that they read changed.
 PROBES = 64
-IDLE_POLLING_S = 0.005
 SLICE_S = 0.1  # of reading back, between two steps of the engine
-
-
-def register() -> None:
-    """Adapt vLLM to a machine whose cores are shared with a learner. vLLM calls this in every process, some twice."""
-    if current_platform.is_cpu():
-        # An engine's worker polls for a second after each request; on CPU the learner wants those cores at that moment.
-        SpinCondition.__init__.__defaults__ = (IDLE_POLLING_S,)
 
 
 def open_trainer(backend: str, client: Any, *, world_size: int, tensors: Callable[[], Any]) -> Any:

@@ -14,7 +14,7 @@ PRINT = "import os; print(*(f'{k}={v}' for k, v in sorted(os.environ.items()) if
 @pytest.mark.parametrize(
     ("preloaded", "given"),
     [
-        ("", "OMP_NUM_THREADS=2 OMP_PLACES={0,3} OMP_PROC_BIND=true"),
+        ("", "OMP_NUM_THREADS=2 OMP_PLACES={0},{3} OMP_PROC_BIND=true"),
         (
             "libiomp5.so",
             "KMP_AFFINITY=granularity=fine,explicit,proclist=[0,3] KMP_BLOCKTIME=5 KMP_TPAUSE=0 OMP_NUM_THREADS=2",
