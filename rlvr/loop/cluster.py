@@ -37,9 +37,8 @@ __all__ = ["Cluster"]
 
 Arrived = list[tuple[GroupHeader, Any]]
 CANARY_SEQUENCES, CANARY_TOKENS = 4, 64
-YIELDING = (
-    19  # niceness of a learner that leaves the cores to engines: their steps are short, and replies wait for them
-)
+# Niceness of a learner beside engines: their steps are short, and replies wait for them.
+YIELDING = 19
 PULSE_S = 5.0  # for workers to answer what takes them no time
 
 

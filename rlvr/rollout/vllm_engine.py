@@ -209,7 +209,7 @@ class VllmEngine:
         with boundary("vLLM"):
             answers = await self._engine.collective_rpc(method, args=arguments)
         for answer in answers:
-            if isinstance(answer, str):  # a worker process says what is wrong; an exception would end the engine
+            if isinstance(answer, str):  # it says what is wrong; an exception there would end the engine
                 raise ValueError(answer)
         return list(answers)
 
