@@ -1,6 +1,6 @@
 """What runs inside vLLM's own processes: new weights beside the live ones, and the proof that live weights are them.
 
-vLLM loads this module in each of its processes through the entry point `vllm.general_plugins`.
+vLLM loads this module in each process that computes, since `ProofExtension` is its `worker_extension_cls`.
 """
 
 from __future__ import annotations
