@@ -41,6 +41,7 @@ from rlvr.weights.export import export
 from rlvr.weights.manifest import describe, open_tensors
 
 RANK, REPLIES, TOKENS, PUSHES = 16, 64, 48, 20
+UPDATES, BATCH = 32, 32  # of the warm start
 NOISE = 0.02  # of the drawn B, per number
 Tokens = list[list[int]]
 
@@ -82,9 +83,9 @@ def write(model: Path, renderer: Renderer, environment: Any, folder: Path) -> No
         export(learner.tensors("adapter"), version=1, folder=str(folder), kind="adapter", stem=name)
         export(learner.tensors(), version=1, folder=str(folder), stem=f"{name}-merged")
 
-    conversations = itertools.islice(environment.demonstrations(seed=1), 256)
+    conversations = itertools.islice(environment.demonstrations(seed=1), UPDATES * BATCH)
     shown = [(renderer.prompt(c[:-1]), renderer.reply(c)) for c in conversations]
-    for told in warm_start(learner, shown, SftSettings(batch_size=32, learning_rate=2e-4)):
+    for told in warm_start(learner, shown, SftSettings(batch_size=BATCH, learning_rate=2e-4)):
         note(f"update {told['update']:g}, loss {told['loss']:.3f}")
     both("trained")
     draw = torch.Generator().manual_seed(0)

@@ -37,18 +37,22 @@ from rlvr.weights.faults import REFUSED, Fault
 RESULTS = Path(__file__).parent / "results" / "weights_soak.json"
 TASKS = [task(f"What is {n} + {n}?", str(2 * n)) for n in range(4)]
 DEADLINE_S = 20.0
+LONGEST = 64  # reply, tokens
 WRONG = 0.1  # nats: what other weights show is several times that, what rounding shows a tenth
 # faults by how often one of 100 pushes has it; a kill or a hang costs the start of an engine
 SHARES = {**dict.fromkeys(REFUSED, 5), "weights.duplicate": 5, "weights.reorder": 5, "weights.slow": 1}
 DEADLY = ("weights.kill", "weights.hang")
 
 
-class Evens:
-    """Score the share of even bytes in a reply: something that a random model can be better or worse at."""
+class Distinct:
+    """Score how many different tokens a reply has: something that keeps a policy from settling on one reply.
+
+    A policy that has settled gives groups without a gradient, and pushes of the weights that are there already.
+    """
 
     def grade(self, task: Task, rollout: Rollout) -> Grade:
         """Look at the tokens."""
-        return Grade(verdict=None, score=float((rollout.token_ids % 2 == 0).mean()))
+        return Grade(verdict=None, score=len(set(rollout.token_ids.tolist())) / LONGEST)
 
 
 def recipe(model: Path) -> Recipe:
@@ -56,9 +60,9 @@ def recipe(model: Path) -> Recipe:
     return Recipe.model_validate(
         {
             "name": "soak", "steps": 1, "model": {"path": str(model)}, "environment": {"name": "arithmetic"},
-            "reward": ({"name": "weights_soak:Evens"},),
+            "reward": ({"name": "weights_soak:Distinct"},),
             "weights": {"deadline_s": DEADLINE_S}, "algorithm": {"learning_rate": 1e-3},
-            "rollout": {"workers": 2, "prompts_per_step": 4, "group_size": 2, "max_new_tokens": 64,
+            "rollout": {"workers": 2, "prompts_per_step": 4, "group_size": 2, "max_new_tokens": LONGEST,
                         "max_model_len": 256, "max_num_seqs": 16, "max_staleness": 1},
         }
     )  # fmt: skip
@@ -129,6 +133,9 @@ class Soak:
         totals = Totals(loss_tokens=sum(sum(h.lengths) for h, _ in arrived), sequences=2 * len(arrived))
         learner = self.cluster._learner
         told = ray.get(learner.step.remote([group for _, group in arrived], totals), timeout=4 * DEADLINE_S)
+        if "mismatch" not in told:
+            self.counts["no gradient"] += 1
+            return
         self.mismatch.append(told["mismatch"])
         self.counts["UNDETECTED"] += told["mismatch"] > WRONG
 
