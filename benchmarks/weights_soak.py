@@ -18,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -139,22 +140,24 @@ class Soak:
         self.mismatch.append(told["mismatch"])
         self.counts["UNDETECTED"] += told["mismatch"] > WRONG
 
-    def measure(self) -> dict[str, float]:
+    def measure(self) -> dict[str, Any]:
         """Give what may leak. An engine's memory grows, too, until every block of its KV cache has been used once."""
         own = psutil.Process()
-        family = [own, *own.children(recursive=True)]
-        used = {one: one.memory_full_info().uss / 1e6 for one in family if one.is_running()}
-        engines = sum(mb for one, mb in used.items() if "VLLM" in one.name())
+        megabytes, descriptors = Counter[str](), Counter[str]()
+        for one in [own, *own.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                name = "driver" if one == own else one.name()
+                used, opened = one.memory_full_info().uss / 1e6, one.num_fds()
+                megabytes[name] += round(used)
+                descriptors[name] += opened
         folder = self.cluster._folder
-        shared = psutil.disk_usage("/dev/shm").used / 1e6
-        descriptors = sum(one.num_fds() for one in family if one.is_running())
         return {
-            "version": self.version, "engines_mb": round(engines), "others_mb": round(sum(used.values()) - engines),
-            "dev_shm_mb": round(shared), "processes": len(family),
-            "descriptors": descriptors, "files": len(list(folder.iterdir())) if folder else -1,
+            "version": self.version, "megabytes": dict(megabytes), "descriptors": dict(descriptors),
+            "dev_shm_mb": round(psutil.disk_usage("/dev/shm").used / 1e6),
+            "files": len(list(folder.iterdir())) if folder else -1,
         }  # fmt: skip
 
-    def told(self, measured: list[dict[str, float]], *, seconds: float) -> dict[str, Any]:
+    def told(self, measured: list[dict[str, Any]], *, seconds: float) -> dict[str, Any]:
         """Give what came of it so far."""
         return {
             "versions": self.version, "seconds": round(seconds), "undetected": self.counts["UNDETECTED"],
