@@ -32,6 +32,7 @@ from rlvr.learner.algorithm import Algorithm
 from rlvr.learner.model import prepare
 from rlvr.learner.sft import SftSettings, warm_start
 from rlvr.learner.step import Learner
+from rlvr.observe.libraries import bfloat16_instructions
 from rlvr.plugins import ENVIRONMENTS, create
 from rlvr.rollout.engine import Completion, EngineSettings, Sampling
 from rlvr.rollout.render import Renderer
@@ -42,6 +43,7 @@ from rlvr.weights.manifest import describe, open_tensors
 
 RANK, REPLIES, TOKENS, PUSHES = 16, 64, 48, 20
 UPDATES, BATCH = 32, 32  # of the warm start
+PRECISION = "bfloat16" if bfloat16_instructions() else "float32"
 NOISE = 0.02  # of the drawn B, per number
 Tokens = list[list[int]]
 
@@ -76,7 +78,9 @@ def read(path: Path, *, kind: str = "full") -> Manifest:
 def write(model: Path, renderer: Renderer, environment: Any, folder: Path) -> None:
     """Write the base, and each adapter alone and merged."""
     settings = AdapterSettings(kind="lora", rank=RANK, alpha=2.0 * RANK)
-    learner = Learner(model, Algorithm(learning_rate=1e-4), tokens_per_microbatch=4096, adapter=settings)
+    learner = Learner(
+        model, Algorithm(learning_rate=1e-4), tokens_per_microbatch=4096, precision=PRECISION, adapter=settings
+    )
     export(learner.tensors("base"), version=0, folder=str(folder), stem="base")
 
     def both(name: str) -> None:
@@ -103,7 +107,11 @@ def note(text: str) -> None:
 
 async def measured(model: Path, made: dict[str, Manifest], prompts: Tokens, folder: Path) -> dict[str, Any]:
     """Measure the engine with adapters, then the one without, and compare them."""
-    found: dict[str, Any] = {"bytes": {n: m.bytes for n, m in made.items()}, "load": os.getloadavg()[0]}
+    found: dict[str, Any] = {
+        "precision": PRECISION,
+        "bytes": {n: m.bytes for n, m in made.items()},
+        "load": os.getloadavg()[0],
+    }
     sampled, greedy = {}, {}
     async with Running(model, rank=RANK) as engine:
         await engine.push(made["base"])
@@ -147,7 +155,13 @@ class Running:
 
     def __init__(self, model: Path, *, rank: int) -> None:
         settings = EngineSettings(
-            model=str(model), kind="cpu", max_model_len=512, max_num_seqs=64, kv_cache_gib=1, lora_rank=rank
+            model=str(model),
+            kind="cpu",
+            max_model_len=512,
+            max_num_seqs=64,
+            kv_cache_gib=1,
+            lora_rank=rank,
+            dtype=PRECISION,
         )
         self.vllm = VllmEngine(settings)
 

@@ -61,6 +61,7 @@ def train(
     _require_training()
     from rlvr.loop.driver import Interrupted
     from rlvr.loop.driver import train as run
+    from rlvr.loop.settings import precision_of
     from rlvr.weights.faults import parse_fault
 
     try:
@@ -74,7 +75,7 @@ def train(
                 "model": resolved.model.path,
                 "algorithm": resolved.algorithm.preset,
                 "environment": resolved.environment.name,
-                "hardware": resolved.hardware.kind,
+                "hardware": f"{resolved.hardware.kind}, {precision_of(resolved)}",
             }
         )
         try:

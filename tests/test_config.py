@@ -125,7 +125,10 @@ def test_a_recipe_cannot_be_changed(toml: Path) -> None:
         ("algorithm.clip_dual=1", "algorithm.clip_dual = 1: input should be greater than 1"),
         ("algorithm.minibatches=0", "algorithm.minibatches = 0: input should be greater than 0"),
         ("sft.epochs=2", "sft.demonstrations is missing"),
-        ("hardware.precision=float16", "hardware.precision = 'float16': input should be 'bfloat16' or 'float32'"),
+        (
+            "hardware.precision=float16",
+            "hardware.precision = 'float16': input should be 'auto', 'bfloat16' or 'float32'",
+        ),
         ("name=../up", "name = '../up': string should match pattern"),
         ("reward.0.weight=-1", "reward.0.weight = -1: input should be greater than or equal to 0"),
         ("reward.1.weight=inf", "reward.1.weight = inf: input should be a finite number"),

@@ -196,8 +196,10 @@ class HardwareSection(Section):
     tokens_per_microbatch: PositiveInt = 4096
     gradient_checkpointing: bool = Field(default=False, description="compute activations again instead of keeping them")
     compile: bool = Field(default=False, description="of the learner, by torch.compile")
-    precision: Literal["bfloat16", "float32"] = Field(
-        default="bfloat16", description="of the learner's matrix products; its weights are float32"
+    precision: Literal["auto", "bfloat16", "float32"] = Field(
+        default="auto",
+        description="of matrix products, the learner's and the engines', and of the weights that are pushed; the "
+        "learner's own are float32. auto: float32 on a CPU without AMX or AVX512-BF16, bfloat16 elsewhere",
     )
     ray_address: str | None = Field(
         default=None,

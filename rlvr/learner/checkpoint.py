@@ -1,6 +1,6 @@
 """Checkpoints: a folder that `transformers` and vLLM load as it is, with what a resumed run needs inside it.
 
-The top of the folder is a model in Hugging Face layout, in bfloat16: the very bytes that the engines were given.
+The top of the folder is a model in Hugging Face layout: the very bytes that the engines were given.
 `trainer/` holds float32 master weights, those of a critic too, the optimizers, and the facts of the run.
 """
 
@@ -106,10 +106,8 @@ def _files(learner: Learner) -> dict[str, dict[str, Tensor]]:
 
 
 def _describe_model(learner: Learner, folder: Path) -> None:
-    import torch
-
     config = learner.model.config.__class__.from_dict(learner.model.config.to_dict())
-    config.dtype = torch.bfloat16
+    config.dtype = learner.dtype
     config.use_cache = True
     config.save_pretrained(folder)
     for name in TOKENIZER_FILES:

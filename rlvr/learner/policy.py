@@ -103,7 +103,7 @@ class Policy(Body):
         return self._frozen.logprobs(batch)
 
     def tensors(self, part: Part = "model") -> Iterator[tuple[str, Tensor]]:
-        """Yield every tensor by name as the engine takes it, in bfloat16; a tied output head is named explicitly.
+        """Yield every tensor by name as the engine takes it, in `compute`; a tied output head is named explicitly.
 
         An adapter is merged in float32, a matrix at a time, and rounded once; or left out, or given alone.
         """
@@ -111,14 +111,14 @@ class Policy(Body):
             only = part == "adapter"
             found = pushed_tensors(self.adapter) if only else served_tensors(self.adapter, merged=part == "model")
             for name, tensor in found:
-                yield name, tensor.detach().to(torch.bfloat16)
+                yield name, tensor.detach().to(self.compute)
             return
         seen = set()
         for name, tensor in self.model.state_dict().items():
             seen.add(name)
-            yield name, whole(tensor.detach().to(torch.bfloat16))
+            yield name, whole(tensor.detach().to(self.compute))
         if "lm_head.weight" not in seen:
-            yield "lm_head.weight", whole(self.model.get_output_embeddings().weight.detach().to(torch.bfloat16))
+            yield "lm_head.weight", whole(self.model.get_output_embeddings().weight.detach().to(self.compute))
 
     @contextlib.contextmanager
     def perturbed(self, publish: Callable[[], None], *, part: Part = "model") -> Iterator[None]:

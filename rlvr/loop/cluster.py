@@ -18,7 +18,14 @@ from rlvr.learner.actor import LearnerActor
 from rlvr.learner.algorithm import Totals
 from rlvr.learner.sft import Demonstration, SftSettings
 from rlvr.loop.places import at, cores_of, hosts
-from rlvr.loop.settings import algorithm_of, learner_settings_of, payoff_of, rollout_settings_of, transport_of
+from rlvr.loop.settings import (
+    algorithm_of,
+    learner_settings_of,
+    payoff_of,
+    precision_of,
+    rollout_settings_of,
+    transport_of,
+)  # fmt: skip
 from rlvr.loop.traffic import Committed, Errand, Event, Learned, Traffic, resolve
 from rlvr.loop.workers import START_S, Workers
 from rlvr.observe.libraries import preloads
@@ -239,7 +246,7 @@ class Cluster:
         engine = EngineSettings(
             model=str(self.model), kind=self.recipe.hardware.kind, max_model_len=r.max_model_len,
             max_num_seqs=r.max_num_seqs, kv_cache_gib=r.kv_cache_gib, cores=share,
-            transport=transport,
+            transport=transport, dtype=precision_of(self.recipe),
             lora_rank=self.recipe.adapter.rank if self.recipe.weights.mode == "adapter" else 0,
         )  # fmt: skip
         return cast(Any, RolloutActor).options(**self._place(), **away).remote(

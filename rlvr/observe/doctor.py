@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from rlvr.observe.libraries import allocator
+from rlvr.observe.libraries import allocator, bfloat16_instructions
 
 __all__ = ["Fact", "examine"]
 
@@ -36,9 +36,8 @@ def _machine() -> Iterator[Fact]:
     cores = len(os.sched_getaffinity(0))
     yield Fact("python", "ok", f"{platform.python_version()} on {platform.machine()}")
     yield Fact("cores", "ok" if cores > 1 else "note", f"{cores}; engine and learner take turns on them")
-    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    fast = [name for name in ("amx_bf16", "avx512_bf16") if name in flags]
-    yield Fact("bfloat16", "ok" if fast else "note", fast[0] if fast else "no AMX or AVX512-BF16: steps take longer")
+    fast = bfloat16_instructions()
+    yield Fact("bfloat16", "ok" if fast else "note", fast or "no AMX or AVX512-BF16: runs compute in float32, slower")
     memory = _meminfo("MemAvailable")
     free = "unknown" if memory is None else f"{memory:.1f} GiB free"
     yield Fact("memory", "ok" if memory and memory > 8 else "note", f"{free}; the quick start takes about 8 GiB")
@@ -46,7 +45,7 @@ def _machine() -> Iterator[Fact]:
     text = f"{shared:.1f} GiB free" + ("" if shared > 1 else "; weights go through the temporary folder instead")
     yield Fact("shared memory", "ok" if shared > 1 else "note", text)
     disk = shutil.disk_usage(".").free / GIB
-    yield Fact("disk", "ok" if disk > 5 else "note", f"{disk:.1f} GiB free here; a checkpoint of 135 M takes 1.9")
+    yield Fact("disk", "ok" if disk > 5 else "note", f"{disk:.1f} GiB free here; a checkpoint of 135 M takes 2")
 
 
 def _packages() -> Iterator[Fact]:

@@ -1,4 +1,4 @@
-"""Libraries that make steps on a CPU faster where they are installed."""
+"""What makes steps on a CPU faster: libraries, where they are installed, and the instructions that it has."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["allocator", "bound", "preloads"]
+__all__ = ["allocator", "bfloat16_instructions", "bound", "preloads"]
 
 SPIN_MS = 5  # that an OpenMP thread waits for its next piece of work before it sleeps; Intel's default is 200
 
@@ -24,6 +24,12 @@ def preloads() -> list[str]:
     """Give what a process that computes should load first: the allocator, and Intel's OpenMP."""
     wanted = [allocator(), Path(sys.prefix) / "lib" / "libiomp5.so"]
     return [str(path) for path in wanted if path is not None and path.exists()]
+
+
+def bfloat16_instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Name this CPU's instructions for matrix products in bfloat16; "" where it has none."""
+    words = cpuinfo.read_text().split() if cpuinfo.exists() else []
+    return next((name for name in ("amx_bf16", "avx512_bf16") if name in words), "")
 
 
 @contextmanager

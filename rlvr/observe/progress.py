@@ -185,7 +185,7 @@ class RunView:
             _Column("truncated", 10, _number("truncated", ".1%")),
             _Column("flat", 7, _number("flat", ".1%")),
             _Column("refill", 7, _number("refills", ".0f")),
-            _Column("mismatch", 9, _number("mismatch", ".4f")),
+            _Column("mismatch", 9, _number("mismatch", ".2g")),
             _Column("tokens/s", 9, _number("tokens_per_s", ".0f")),
             *(_Column(name, len(name) + 2, _seconds(name), "dim") for name in ("rollout", "learn", "push")),
         ]

@@ -44,7 +44,7 @@ class EngineSettings:
     kv_cache_gib: int
     cores: tuple[int, ...] = ()  # CPU cores to bind to; empty: those that the process may use
     transport: str = "shm"
-    dtype: str = "bfloat16"
+    dtype: str = "bfloat16"  # or "float32"
     lora_rank: int = 0  # the largest rank of an adapter that is pushed; 0: none is
 
 

@@ -254,7 +254,7 @@ class VllmEngine:
             self._check_memory()
 
     def _check_memory(self) -> None:
-        need = _cache_bytes(Path(self.settings.model)) * self.settings.max_model_len / GIB
+        need = _cache_bytes(Path(self.settings.model), dtype=self.settings.dtype) * self.settings.max_model_len / GIB
         if need > self.settings.kv_cache_gib:
             raise ResourceError(
                 f"too little memory for the KV cache: one sequence of rollout.max_model_len = "
@@ -279,12 +279,13 @@ def _stop(reason: str | None) -> Stop:
     return known[reason]
 
 
-def _cache_bytes(model: Path) -> int:
-    """Give the KV cache of one token in bytes, in 16-bit; 0 where the model's config does not tell."""
+def _cache_bytes(model: Path, *, dtype: str) -> int:
+    """Give the KV cache of one token in bytes; 0 where the model's config does not tell."""
     config = json.loads((model / "config.json").read_text())
     heads = config.get("num_attention_heads", 0)
     size = config.get("head_dim") or (config.get("hidden_size", 0) // heads if heads else 0)
-    return 2 * 2 * config.get("num_hidden_layers", 0) * (config.get("num_key_value_heads") or heads) * size
+    each = 4 if dtype == "float32" else 2
+    return 2 * each * config.get("num_hidden_layers", 0) * (config.get("num_key_value_heads") or heads) * size
 
 
 def _matrices(model: Path) -> list[str]:

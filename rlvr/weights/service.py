@@ -22,8 +22,9 @@ T = TypeVar("T")
 
 __all__ = ["Fault", "LearnerSide", "Published", "WeightService", "Worker"]
 
-# A canary error below this is never an alarm: bfloat16 on both sides gives about 0.01 nats a token.
-CANARY_FLOOR = 0.05
+# A canary error below this is never an alarm. Rounding on both sides gives about 0.01 nats a token in half precision,
+# and 0.00001 in single.
+CANARY_FLOOR = {"bfloat16": 0.05, "float16": 0.05, "float32": 0.001}
 # The bound is this many times the error that true weights show at start-up.
 CANARY_SLACK = 4.0
 # Never above this: an engine that is further from the learner than rounding explains computes something else.
@@ -121,7 +122,8 @@ class WeightService:
         first = self._canary_of(truth, bound=CANARY_CEILING)
         receipts = _whole(await self._push(true, first, serve=serve))
         error = max(max(receipt.canary_error, receipt.base_error or 0.0) for receipt in receipts)
-        bound = min(CANARY_CEILING, max(CANARY_FLOOR, CANARY_SLACK * error))
+        floor = max(CANARY_FLOOR[tensor.dtype] for tensor in true.tensors)
+        bound = min(CANARY_CEILING, max(floor, CANARY_SLACK * error))
         self.bound = max(bound, self.bound) if self._base else bound
         moved = float(np.mean(np.abs(np.concatenate(truth) - np.concatenate(expected))))
         self._check_power(followed, moved, version)

@@ -172,7 +172,7 @@ def greedy(run: Path, lines: list[dict[str, Any]], *, batch: int = 16) -> list[s
 
     folder = checkpoint(run)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
     budget = json.loads((run / "config.json").read_text())["rollout"]["max_new_tokens"]
     replies: list[str] = []
     prompts = [line["prompt_ids"] for line in lines]
@@ -216,7 +216,7 @@ from vllm import LLM, SamplingParams
 
 if __name__ == "__main__":
     lines = [json.loads(line) for line in open(sys.argv[2])]
-    llm = LLM(sys.argv[1], dtype="bfloat16", max_model_len=256, enforce_eager=True)
+    llm = LLM(sys.argv[1], dtype="auto", max_model_len=256, enforce_eager=True)
     prompts = [{"prompt_token_ids": line["prompt_ids"]} for line in lines]
     outputs = llm.generate(prompts, SamplingParams(temperature=0, max_tokens=24), use_tqdm=False)
     print(json.dumps([output.outputs[0].text for output in outputs]))

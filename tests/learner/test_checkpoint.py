@@ -16,6 +16,7 @@ from helpers import make_learner, random_groups, same_weights, totals_of, weight
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlvr.errors import CheckpointError
+from rlvr.learner.algorithm import Algorithm
 from rlvr.learner.checkpoint import latest, restore, save
 from rlvr.learner.step import Learner
 from rlvr.testing import tiny_model
@@ -32,7 +33,7 @@ def test_plain_transformers_loads_what_the_engine_was_given(model_folder: Path, 
     learner = train(make_learner(model_folder), 1)
     save(learner, tmp_path / "step-000001", facts={})
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "step-000001", dtype="auto", local_files_only=True)
-    assert model.dtype == torch.bfloat16
+    assert model.dtype == learner.dtype
     served, loaded = dict(learner.tensors()), model.state_dict()
     assert served.keys() == loaded.keys()
     assert all(torch.equal(served[name], loaded[name]) for name in served)
@@ -148,7 +149,8 @@ def test_a_failed_write_leaves_the_old_checkpoint(tied_model: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("limit", [50_000, 250_000, 500_000], ids=["served weights", "master weights", "optimizer"])
 def test_a_disk_that_is_really_full(tied_model: Path, tmp_path: Path, limit: int) -> None:
-    learner, folder = make_learner(tied_model), tmp_path / "step-000001"
+    learner = Learner(tied_model, Algorithm(), tokens_per_microbatch=256, threads=1, precision="bfloat16")
+    folder = tmp_path / "step-000001"
     train(learner, 1)
     save(learner, folder, facts={"step": 1})
     sizes = [p.stat().st_size for p in (folder / "model.safetensors", *sorted((folder / "trainer").glob("[ms]*")))]

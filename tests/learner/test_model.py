@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import make_learner
 
 from rlvr.errors import ModelError, ResourceError
 from rlvr.learner import checkpoint, model
+from rlvr.learner.algorithm import Algorithm
 from rlvr.learner.attention import IMPLEMENTATION
 from rlvr.learner.model import load_model, model_home, prepare
+from rlvr.learner.step import Learner
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +106,8 @@ def test_the_packaged_model_names_its_package_where_that_is_missing(monkeypatch:
 
 
 def test_masters_are_float32_whatever_the_file_holds(tied_model: Path, tmp_path: Path) -> None:
-    checkpoint.save(make_learner(tied_model), tmp_path / "step-000001", facts={})
+    learner = Learner(tied_model, Algorithm(), tokens_per_microbatch=256, threads=1, precision="bfloat16")
+    checkpoint.save(learner, tmp_path / "step-000001", facts={})
     assert json.loads((tmp_path / "step-000001" / "config.json").read_text())["dtype"] == "bfloat16"
     loaded = load_model(tmp_path / "step-000001")
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}

@@ -298,15 +298,16 @@ def test_score_equals_the_naive_one(model_folder: Path) -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_tensors_name_everything_and_a_tied_head_too(model_folder: Path) -> None:
-    learner = make_learner(model_folder)
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+def test_tensors_name_everything_and_a_tied_head_too(precision: str, model_folder: Path) -> None:
+    learner = Learner(model_folder, Algorithm(), tokens_per_microbatch=256, threads=1, precision=precision)
     found = dict(learner.tensors())
     assert set(found) == {*weights_of(learner), "lm_head.weight"}
     assert len(found) == 21
-    assert all(tensor.dtype == torch.bfloat16 for tensor in found.values())
+    assert all(tensor.dtype == getattr(torch, precision) for tensor in found.values())
     tied = learner.model.config.tie_word_embeddings
     assert torch.equal(found["lm_head.weight"], found["model.embed_tokens.weight"]) == tied
-    assert torch.equal(found["lm_head.weight"], learner.model.get_output_embeddings().weight.to(torch.bfloat16))
+    assert torch.equal(found["lm_head.weight"], learner.model.get_output_embeddings().weight)
 
 
 def test_bfloat16_products_stay_near_single_precision(tied_model: Path) -> None:

@@ -141,7 +141,7 @@ def test_ratios_before_any_change_are_exactly_1_in_bfloat16(
     assert metrics["clipped"] == 0
     assert sum(len(gap) for gap in gaps) == epochs * metrics["trained_tokens"] > 0
     assert not torch.cat(gaps).any()
-    if epochs == 1:  # the test can tell: old log-probabilities scored in one go are packed otherwise
+    if epochs == 1 and tokens == 4096:  # the test can tell: scored in one go they are packed otherwise
         samples = learner._credited(groups)
         whole = learner._scored(samples, learner.body.logprobs)
         parts = divide(samples, parts=4, draw=np.random.default_rng([0, 0]))

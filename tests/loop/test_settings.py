@@ -21,6 +21,7 @@ from rlvr.loop.settings import (
     compares_within_groups,
     learner_settings_of,
     payoff_of,
+    precision_of,
     rollout_settings_of,
     transport_of,
 )
@@ -69,6 +70,24 @@ def test_the_learner_is_told_of_the_machine() -> None:
     assert set(told) <= set(signature(Learner).parameters)
     assert learner_settings_of(recipe(hardware={"kind": "gpu"}), cores=8)["device"] == "cuda"
     assert learner_settings_of(recipe(), cores=8)["threads"] == 8
+
+
+@pytest.mark.parametrize(
+    ("hardware", "instructions", "precision"),
+    [
+        ({}, "avx512_bf16", "bfloat16"),
+        ({}, "", "float32"),
+        ({"kind": "gpu"}, "", "bfloat16"),
+        ({"precision": "bfloat16"}, "", "bfloat16"),
+        ({"precision": "float32"}, "amx_bf16", "float32"),
+    ],
+)
+def test_precision_follows_the_processor(
+    hardware: dict[str, str], instructions: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlvr.loop.settings.bfloat16_instructions", lambda: instructions)
+    assert precision_of(recipe(hardware=hardware)) == precision
+    assert learner_settings_of(recipe(hardware=hardware), cores=2)["precision"] == precision
 
 
 def test_the_adapter_is_told_how_long_the_run_is() -> None:

@@ -3,12 +3,23 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from rlvr.observe.libraries import bound
+from rlvr.observe.libraries import bfloat16_instructions, bound
 
 PRINT = "import os; print(*(f'{k}={v}' for k, v in sorted(os.environ.items()) if k.startswith(('OMP_', 'KMP_'))))"
+
+
+@pytest.mark.parametrize(
+    ("flags", "found"),
+    [("sse4_2 avx2 avx512_bf16 amx_bf16", "amx_bf16"), ("avx2 avx512_bf16", "avx512_bf16"), ("avx2 avx512f", "")],
+)
+def test_instructions_are_read_off_the_processors_flags(flags: str, found: str, tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: fpu {flags}\n")
+    assert bfloat16_instructions(tmp_path / "cpuinfo") == found
+    assert bfloat16_instructions(tmp_path / "absent") == ""
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def live(version: int) -> str:
 async def test_the_base_is_proven_first_and_then_the_adapter_with_and_without(tmp_path: Path) -> None:
     scene = Scene(tmp_path, adapter=True)
     proof = await scene.service.self_test(0)
-    assert proof["proven_tensors"] == proof["total_tensors"] == 2 and proof["canary_bound"] == CANARY_FLOOR
+    assert proof["proven_tensors"] == proof["total_tensors"] == 2 and proof["canary_bound"] == CANARY_FLOOR["bfloat16"]
     assert {fake_digest(e.live) for e in scene.engines.values()} == {live(0)}
     done = await scene.service.publish(1)
     assert {fake_digest(e.live) for e in scene.engines.values()} == {live(1)}
