@@ -109,14 +109,14 @@ def head_parameters(model: Path) -> int:
     return int(config["vocab_size"] * config["hidden_size"])
 
 
-def matmul_tflops(model: Path, *, preload: Sequence[str]) -> float:
-    """Measure the bfloat16 matmul rate for a model's shapes in a process that computes as the learner does: TFLOP/s."""
-    command = [sys.executable, __file__, str(model / "config.json")]
+def matmul_tflops(model: Path, *, precision: str, preload: Sequence[str]) -> float:
+    """Measure the matmul rate for a model's shapes in a process that computes as the learner does: TFLOP/s."""
+    command = [sys.executable, __file__, str(model / "config.json"), precision]
     environment = os.environ | {"LD_PRELOAD": os.pathsep.join(preload)}
     return round(float(subprocess.run(command, env=environment, check=True, capture_output=True).stdout), 3)
 
 
-def _matmul_tflops(config: dict[str, Any], *, rows: int = 2048, repeats: int = 3) -> float:
+def _matmul_tflops(config: dict[str, Any], *, dtype: str, rows: int = 2048, repeats: int = 3) -> float:
     """Time the products of a forward and a backward pass, each shape at its best of `repeats`."""
     import torch
 
@@ -132,7 +132,7 @@ def _matmul_tflops(config: dict[str, Any], *, rows: int = 2048, repeats: int = 3
     seconds, operations = 0.0, 0.0
     for wide, out, count in shapes:
         x, weight, gradient = (
-            torch.randn(*size, dtype=torch.bfloat16) for size in ((rows, wide), (out, wide), (rows, out))
+            torch.randn(*size, dtype=getattr(torch, dtype)) for size in ((rows, wide), (out, wide), (rows, out))
         )
         best = float("inf")
         for _ in range(repeats + 1):  # the first one is a warm-up that never is the best
@@ -145,4 +145,4 @@ def _matmul_tflops(config: dict[str, Any], *, rows: int = 2048, repeats: int = 3
 
 
 if __name__ == "__main__":
-    print(json.dumps(_matmul_tflops(json.loads(Path(sys.argv[1]).read_text()))))
+    print(json.dumps(_matmul_tflops(json.loads(Path(sys.argv[1]).read_text()), dtype=sys.argv[2])))

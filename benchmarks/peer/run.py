@@ -10,8 +10,8 @@ grading, gradient, update, and in rlvr the push to the engine and its proof. Eva
 What TRL gets is said in trl_side.py. Both preload the same allocator and OpenMP. Run it alone on the machine.
 
 The floor is rlvr's rollout phase (the engine with its graders; it is not timed without them) and 6 operations for each
-parameter and token at the machine's bfloat16 matmul rate for the model's shapes. Tokens are those that the learner
-computes after sharing; the output head counts where a token is predicted from.
+parameter and token at the machine's matmul rate for the model's shapes, in the precision that a run takes there. Tokens
+are those that the learner computes after sharing; the output head counts where a token is predicted from.
 
 Each side's figures are written as soon as they are there; --only and --side measure a part again and keep the rest.
 Names in the result end in their unit: GB are 1e9 bytes; `pss` is the sum over all processes of the job (pages that
@@ -39,6 +39,7 @@ from rlvr import plugins
 from rlvr.config import Recipe, load_recipe
 from rlvr.learner.model import prepare
 from rlvr.loop.ledger import TaskStream
+from rlvr.loop.settings import precision_of
 from rlvr.observe.libraries import allocator, preloads
 from rlvr.observe.metrics import read_lines, write_json
 from rlvr.rollout.render import Renderer
@@ -74,7 +75,7 @@ def conventions(recipe: Recipe) -> dict[str, Any]:
         "weight_decay": a.weight_decay, "adam_beta1": a.beta1, "adam_beta2": a.beta2, "adam_epsilon": a.adam_eps,
         "max_grad_norm": a.max_grad_norm, "seed": recipe.seed, "max_steps": recipe.steps,
         "num_generations": recipe.rollout.group_size, "max_completion_length": recipe.rollout.max_new_tokens,
-        "temperature": recipe.rollout.temperature,
+        "temperature": recipe.rollout.temperature, "bf16": precision_of(recipe) == "bfloat16",
     }  # fmt: skip
 
 
@@ -211,7 +212,8 @@ def compared(found: dict[str, Any], *, tflops: float | None) -> dict[str, Any]:
             "matmul_seconds": round(matmul, 3), "seconds": round(rollout + matmul, 3),
             "share_of_rlvr_step": round((rollout + matmul) / ours["seconds_per_step"], 3),
         }  # fmt: skip
-    return result | {key: found[key] for key in ("recipe", "parameters", "head_parameters", *SIDES) if key in found}
+    known = ("machine", "precision", "recipe", "parameters", "head_parameters", *SIDES)
+    return result | {key: found[key] for key in known if key in found}
 
 
 def main() -> None:
@@ -231,7 +233,8 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         recipe = load_recipe(path, overrides=overrides(arguments.warmup + arguments.steps))
         model = prepare(recipe.model.path)
-        facts = machine() | {"bf16_matmul_tflops": matmul_tflops(model, preload=preloads())}
+        precision = precision_of(recipe)
+        rate = matmul_tflops(model, precision=precision, preload=preloads())
         for side in [arguments.side] if arguments.side else SIDES:
             print(f"{workload}: {side}, {recipe.steps} steps", flush=True)
             if side == "trl":
@@ -239,11 +242,11 @@ def main() -> None:
             else:
                 found = rlvr(recipe, model, folder, path=path)
             result = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
-            result["machine"] = facts
             known = result.get(workload, {}) | {side: summarised(found, warmup=arguments.warmup)}
+            known |= {"machine": machine(), "precision": precision}
             known |= {"recipe": str(path.relative_to(ROOT)), "parameters": parameters(model)}
             known["head_parameters"] = head_parameters(model)
-            result[workload] = compared(known, tflops=facts["bf16_matmul_tflops"])
+            result[workload] = compared(known, tflops=rate)
             write_json(arguments.out, result)
             print(f"{workload}: {side} takes {result[workload][side]['seconds_per_step']:.1f} s a step", flush=True)
         print(

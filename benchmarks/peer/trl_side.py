@@ -5,12 +5,13 @@ Runs in TRL's own virtual environment: `python trl_side.py SPEC.json OUT.jsonl`.
 What TRL gets, so that both sides do the same work:
 - the model, the tasks (checked: the token ids of each prompt are those that rlvr renders), temperature 1, no top-k or
   top-p, the same longest reply, the same replies a step, one optimizer step for each batch of replies;
-- float32 master weights and AdamW states (fused AdamW), bfloat16 autocast (`bf16=True`), as rlvr's learner has them;
+- float32 weights and AdamW states (fused AdamW), as rlvr's learner has them, and bfloat16 autocast (`bf16=True`) where
+  rlvr computes in bfloat16 on this machine;
 - the conventions of rlvr's `grpo` preset: reward minus group mean, clip 0.2 / 0.28, mean over the batch's tokens, no KL
   term and so no reference model, gradient norm 1, a constant learning rate;
 - a reward that costs nothing: the last number of the reply is the answer or not;
 - no evaluation, no checkpoint, no logged completions within the measured steps.
-What differs: TRL samples through transformers' `generate`, under the same autocast, since its colocated vLLM fails on a
+What differs: TRL samples through transformers' `generate`, in the same precision, since its colocated vLLM fails on a
 CPU and its vLLM server takes weights over NCCL only; it computes groups without gradient too; and it samples from the
 weights that it trains, so that it has no push.
 """
@@ -33,7 +34,7 @@ from trl import GRPOConfig, GRPOTrainer
 PACKAGES = ("trl", "torch", "transformers", "accelerate", "datasets")
 # What does not hang on the recipe.
 FIXED = {
-    "use_cpu": True, "bf16": True, "gradient_checkpointing": False, "optim": "adamw_torch_fused", "top_p": 1.0,
+    "use_cpu": True, "gradient_checkpointing": False, "optim": "adamw_torch_fused", "top_p": 1.0,
     "top_k": 0, "shuffle_dataset": False, "logging_steps": 1, "save_strategy": "no", "report_to": "none",
     "disable_tqdm": True, "model_init_kwargs": {"dtype": "float32", "attn_implementation": "sdpa"},
 }  # fmt: skip
