@@ -186,20 +186,24 @@ class Running:
         return {"prepare": parts[0], "stall": stall, "read back": parts[2]}
 
     async def pushes(self, folder: Path, manifest: Manifest, prompts: Tokens) -> dict[str, Any]:
-        """Push the same tensors under new paths, with requests running; give median and longest."""
-        sampling = [Sampling(max_tokens=240, seed=seed) for seed in range(16)]
-        asked = [asyncio.create_task(self.vllm.generate(prompts[0], sampling=s)) for s in sampling]
+        """Push the same tensors under new paths, with 16 requests running; give median and longest."""
+        told: list[dict[str, float]] = []
+        seeds = itertools.count()
+
+        async def busy() -> None:
+            while len(told) < PUSHES:
+                await self.vllm.generate(prompts[0], sampling=Sampling(max_tokens=240, seed=next(seeds)))
+
+        asked = [asyncio.create_task(busy()) for _ in range(16)]
         await asyncio.sleep(1)
-        told = []
         for number in range(PUSHES):
             path = folder / f"push-{number}.safetensors"
             shutil.copyfile(manifest.path, path)
-            running = sum(not task.done() for task in asked)
-            told.append(await self.push(dataclasses.replace(manifest, path=str(path))) | {"running": running})
+            told.append(await self.push(dataclasses.replace(manifest, path=str(path))))
             path.unlink()
         await asyncio.gather(*asked)
         both = {k: (statistics.median(t[k] for t in told), max(t[k] for t in told)) for k in told[0]}
-        return both | {"stalls": [round(t["stall"], 4) for t in told], "running last": told[-1]["running"]}
+        return both | {"stalls": [round(t["stall"], 4) for t in told], "replies meanwhile": next(seeds)}
 
     async def sample(self, prompts: Tokens, *, temperature: float = 1.0) -> tuple[list[Completion], float]:
         """Give a reply to each prompt, once the prompts are in the cache, and the tokens a second."""

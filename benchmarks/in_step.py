@@ -2,10 +2,11 @@
 
 python benchmarks/in_step.py [--steps 3]                            results: benchmarks/results/in_step.json
 
-The quick start's recipe runs twice. First as `rlvr train` runs it: through the stream of tickets. Then by a loop of a
-few lines, in which the learner is given the rollouts of the first run: losses, weights and float32 masters have
-to be the same, bit by bit. As both runs have the same weights at each step, what the second one's engine samples may be
-compared with the first's; a CPU engine rounds by batch mates, so that some replies part on the way.
+The quick start recipe runs twice from the same model: through the stream of tickets, as in `rlvr train`, and by a loop
+of a few lines. Both have to ask for the same tasks with the same seeds, and every token has to come from the weights of
+its step. The plain loop's learner is given the stream's rollouts: losses, and all files of the checkpoint at the end,
+have to be the same, bit by bit. So both have the same weights at each step, and what the engines sampled under them may
+be compared token by token; a CPU engine rounds by batch mates, so that some replies part on the way.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from rlvr.config import Recipe, load_recipe
 from rlvr.learner.model import prepare
 from rlvr.loop.cluster import Cluster
 from rlvr.loop.ledger import Place, TaskStream, eval_tasks
-from rlvr.loop.settings import buffer_of
+from rlvr.loop.settings import buffer_of, precision_of
 from rlvr.loop.stream import Stream
 from rlvr.observe.metrics import write_json
 from rlvr.rollout.runner import seed_of
@@ -40,7 +41,7 @@ RECIPE, RESULTS = HOME.parent / "launch" / "quickstart_cpu.toml", HOME / "result
 
 @dataclass
 class Run:
-    """Of every step what was sampled and the loss; of the checkpoint at the end the digest of each file of tensors."""
+    """Of every step what was sampled and the loss; of the checkpoint at the end the digest of each file."""
 
     sampled: list[list[tuple[GroupHeader, Group]]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
@@ -55,7 +56,7 @@ class Run:
         """Save a checkpoint and keep its digests."""
         with tempfile.TemporaryDirectory() as folder:
             cluster.save(place := Path(folder) / "checkpoint", {})
-            for file in sorted(place.rglob("*.safetensors")):
+            for file in sorted(path for path in place.rglob("*") if path.is_file()):
                 self.digests[str(file.relative_to(place))] = hashlib.blake2b(file.read_bytes()).hexdigest()
         return self
 
@@ -87,6 +88,17 @@ def plain(cluster: Cluster, recipe: Recipe, tasks: TaskStream, *, given: Run) ->
     return run.end(cluster)
 
 
+def on_policy(run: Run) -> bool:
+    """Tell whether every token comes from the weights that its step began with."""
+    spans = ((k, span) for k, step in enumerate(run.sampled) for _, g in step for r in g.rollouts for span in r.spans)
+    return all(span.version == step for step, span in spans)
+
+
+def asked(run: Run) -> list[list[tuple[str, int]]]:
+    """Give the tasks of each step and the seeds that they were sampled with."""
+    return [[(header.task_id, header.seed) for header, _ in step] for step in run.sampled]
+
+
 def equal(one: Run, other: Run) -> Iterator[dict[str, Any]]:
     """Compare what was sampled at each step; a token counts as equal up to the first that differs in its reply."""
     for step, (a, b) in enumerate(zip(one.sampled, other.sampled, strict=True), 1):
@@ -103,7 +115,7 @@ def equal(one: Run, other: Run) -> Iterator[dict[str, Any]]:
 
 
 def main() -> int:
-    """Run both, compare, and write what came of it. Gives 1 where loss or weights differ."""
+    """Run both, compare, and write what came of it. Gives 1 where more differs than what was sampled."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=3)
     recipe = load_recipe(RECIPE, overrides=[f"steps={parser.parse_args().steps}"])
@@ -119,15 +131,17 @@ def main() -> int:
     first, second = runs
     steps = list(equal(first, second))
     told = {
-        "recipe": str(RECIPE.relative_to(HOME.parent)), "losses": first.losses,
-        "equal_losses": first.losses == second.losses,
+        "recipe": str(RECIPE.relative_to(HOME.parent)), "precision": precision_of(recipe), "losses": first.losses,
+        "same_tasks_and_seeds": asked(first) == asked(second), "on_policy": on_policy(first) and on_policy(second),
+        "equal_losses": first.losses == second.losses and any(first.losses),
         "files_of_the_checkpoint": sorted(first.digests), "equal_files": first.digests == second.digests,
         "equal_tokens": round(sum(s["equal_tokens"] for s in steps) / sum(s["tokens"] for s in steps), 4),
         "steps": steps,
     }  # fmt: skip
     write_json(RESULTS, told)
     print(json.dumps(told, indent=1))
-    return 0 if told["equal_losses"] and told["equal_files"] and first.digests else 1
+    held = told["same_tasks_and_seeds"], told["on_policy"], told["equal_losses"], told["equal_files"]
+    return 0 if all(held) else 1
 
 
 if __name__ == "__main__":

@@ -61,7 +61,6 @@ def train(
     _require_training()
     from rlvr.loop.driver import Interrupted
     from rlvr.loop.driver import train as run
-    from rlvr.loop.settings import precision_of
     from rlvr.weights.faults import parse_fault
 
     try:
@@ -75,7 +74,7 @@ def train(
                 "model": resolved.model.path,
                 "algorithm": resolved.algorithm.preset,
                 "environment": resolved.environment.name,
-                "hardware": f"{resolved.hardware.kind}, {precision_of(resolved)}",
+                "hardware": resolved.hardware.kind,
             }
         )
         try:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "MOST_DEMONSTRATIONS",
+    "SIZES",
     "Batch",
     "Canary",
     "Done",
@@ -41,6 +42,8 @@ __all__ = [
     "fingerprint",
     "messages_of",
 ]
+
+SIZES = {"bfloat16": 2, "float16": 2, "float32": 4}  # bytes of a value
 
 
 class Message(TypedDict):
@@ -258,8 +261,7 @@ class Manifest:
     @property
     def bytes(self) -> int:
         """Give the size of all tensors."""
-        sizes = {"bfloat16": 2, "float16": 2, "float32": 4}
-        return sum(int(np.prod(t.shape)) * sizes[t.dtype] for t in self.tensors)
+        return sum(int(np.prod(t.shape)) * SIZES[t.dtype] for t in self.tensors)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

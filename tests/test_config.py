@@ -334,6 +334,14 @@ def test_the_same_settings_pass_where_they_have_an_effect(toml: Path, overrides:
         ),
         (["adapter.kind=qlora"], 'adapter.kind = "qlora" needs hardware.kind = "gpu"'),
         (
+            ["adapter.kind=qlora", "hardware.kind=gpu", "hardware.precision=float32"],
+            'adapter.kind = "qlora" computes in bfloat16; leave hardware.precision out',
+        ),
+        (
+            ["adapter.kind=lora", "weights.mode=adapter", "hardware.kind=gpu", "hardware.precision=float32"],
+            'weights.mode = "adapter" needs hardware.precision = "bfloat16" on a GPU; or use "merged"',
+        ),
+        (
             ["adapter.kind=adalora", "adapter.target_rank=17"],
             "adapter.target_rank = 17 must be at least 1 and below adapter.rank = 16, which AdaLoRA starts with",
         ),

@@ -28,6 +28,10 @@ def side(*seconds: float, tokens: int = 1000) -> dict[str, Any]:
     return {"steps": steps, "peak_job_pss_gb": 1.0}
 
 
+def on(machine: str, found: dict[str, Any]) -> dict[str, Any]:
+    return found | {"machine": {"cpu": machine}, "precision": "float32", "matmul_tflops": 2.0}
+
+
 def test_the_median_leaves_the_warm_up_out(bench: ModuleType) -> None:
     found = bench.summarised(side(90, 8, 4, 6), warmup=1)
     assert (found["seconds_per_step"], found["seconds_per_step_min"], found["seconds_per_step_max"]) == (6, 4, 8)
@@ -43,16 +47,18 @@ def test_a_side_without_counted_steps_is_refused(bench: ModuleType) -> None:
 
 def test_ratios_and_floor(bench: ModuleType) -> None:
     ours, theirs = bench.summarised(side(9, 4), warmup=1), bench.summarised(side(9, 40, tokens=2000), warmup=1)
-    found = bench.compared({"rlvr": ours, "trl": theirs, "parameters": 10**9, "head_parameters": 4 * 10**8}, tflops=2.0)
+    sizes = {"parameters": 10**9, "head_parameters": 4 * 10**8}
+    found = bench.compared({"rlvr": on("a", ours), "trl": on("a", theirs)} | sizes)
     assert found["speed_ratio"] == 10  # 40 s by 4 s
     assert found["speed_ratio_per_token"] == 5  # TRL's replies were twice as long
     assert found["floor"]["matmul_seconds"] == 1.2  # 6 x (6e8 x 500 tokens + 4e8 of the head x 250) by 2 TFLOP/s
     assert found["floor"]["seconds"] == 2.2  # and a second of sampling
     assert found["floor"]["share_of_rlvr_step"] == 0.55
+    assert "speed_ratio" not in bench.compared({"rlvr": on("a", ours), "trl": on("b", theirs)} | sizes)
 
 
 def test_one_side_alone_has_no_ratio(bench: ModuleType) -> None:
-    found = bench.compared({"trl": bench.summarised(side(9, 40), warmup=1), "parameters": 1}, tflops=2.0)
+    found = bench.compared({"trl": on("a", bench.summarised(side(9, 40), warmup=1)), "parameters": 1})
     assert "speed_ratio" not in found and "floor" not in found
 
 

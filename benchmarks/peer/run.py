@@ -191,17 +191,18 @@ def summarised(side: dict[str, Any], *, warmup: int) -> dict[str, Any]:
     }
 
 
-def compared(found: dict[str, Any], *, tflops: float | None) -> dict[str, Any]:
-    """Put ratios and the floor before the two sides of a workload, as far as they are known."""
+def compared(found: dict[str, Any]) -> dict[str, Any]:
+    """Put ratios and the floor before the two sides of a workload; a ratio only where both ran on the same machine."""
     ours, theirs = found.get("rlvr"), found.get("trl")
     result: dict[str, Any] = {}
-    if ours and theirs:
+    if ours and theirs and all(ours[key] == theirs[key] for key in ("machine", "precision")):
         for name, key in (
             ("speed_ratio", "seconds_per_step"),
             ("speed_ratio_per_token", "seconds_per_1000_reply_tokens"),
         ):
             result[name] = round(theirs[key] / ours[key], 2)
-    if ours and tflops:
+    if ours:
+        tflops = ours["matmul_tflops"]
         counted = [step for step in ours["steps"] if step["counted"]]
         computed, scored = (median(step[name] for step in counted) for name in ("computed_tokens", "scored_tokens"))
         body = found["parameters"] - found["head_parameters"]
@@ -212,7 +213,7 @@ def compared(found: dict[str, Any], *, tflops: float | None) -> dict[str, Any]:
             "matmul_seconds": round(matmul, 3), "seconds": round(rollout + matmul, 3),
             "share_of_rlvr_step": round((rollout + matmul) / ours["seconds_per_step"], 3),
         }  # fmt: skip
-    known = ("machine", "precision", "recipe", "parameters", "head_parameters", *SIDES)
+    known = ("recipe", "parameters", "head_parameters", *SIDES)
     return result | {key: found[key] for key in known if key in found}
 
 
@@ -242,11 +243,11 @@ def main() -> None:
             else:
                 found = rlvr(recipe, model, folder, path=path)
             result = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
-            known = result.get(workload, {}) | {side: summarised(found, warmup=arguments.warmup)}
-            known |= {"machine": machine(), "precision": precision}
+            here = {"machine": machine(), "precision": precision, "matmul_tflops": rate}
+            known = result.get(workload, {}) | {side: here | summarised(found, warmup=arguments.warmup)}
             known |= {"recipe": str(path.relative_to(ROOT)), "parameters": parameters(model)}
             known["head_parameters"] = head_parameters(model)
-            result[workload] = compared(known, tflops=rate)
+            result[workload] = compared(known)
             write_json(arguments.out, result)
             print(f"{workload}: {side} takes {result[workload][side]['seconds_per_step']:.1f} s a step", flush=True)
         print(

@@ -299,6 +299,10 @@ def _adapter(recipe: Recipe) -> Iterator[str]:
     a, mode = recipe.adapter, recipe.weights.mode
     if a.kind == "qlora" and recipe.hardware.kind != "gpu":
         yield 'adapter.kind = "qlora" needs hardware.kind = "gpu"'
+    if a.kind == "qlora" and recipe.hardware.precision == "float32":
+        yield 'adapter.kind = "qlora" computes in bfloat16; leave hardware.precision out'
+    if mode == "adapter" and recipe.hardware.kind == "gpu" and recipe.hardware.precision == "float32":
+        yield 'weights.mode = "adapter" needs hardware.precision = "bfloat16" on a GPU; or use "merged"'
     if a.kind == "adalora" and not 1 <= (a.target_rank or a.rank // 2) < a.rank:
         ends = f"adapter.target_rank = {a.target_rank}" if a.target_rank else "half of it, which AdaLoRA ends with,"
         yield f"{ends} must be at least 1 and below adapter.rank = {a.rank}, which AdaLoRA starts with"

@@ -114,7 +114,10 @@ class RolloutSection(Section):
         "strictly on-policy, workers and learner wait for each other; above: they do not, see [async.md](async.md)",
     )  # fmt: skip
     workers: PositiveInt = 1
-    kv_cache_gib: PositiveInt = Field(default=1, description="on CPU; on GPU vLLM takes a share of the device")
+    kv_cache_gib: PositiveInt = Field(
+        default=1,
+        description="on CPU, where a token takes twice as much in float32; on GPU vLLM takes a share of the device",
+    )
     max_num_seqs: PositiveInt = Field(default=128, description="replies that one engine generates at once")
     grading_processes: PositiveInt = 1
     grading_timeout_s: PositiveFloat | None = Field(
@@ -199,7 +202,8 @@ class HardwareSection(Section):
     precision: Literal["auto", "bfloat16", "float32"] = Field(
         default="auto",
         description="of matrix products, the learner's and the engines', and of the weights that are pushed; the "
-        "learner's own are float32. auto: float32 on a CPU without AMX or AVX512-BF16, bfloat16 elsewhere",
+        "learner's own are float32. auto: float32 where the command runs on a CPU without AMX or AVX512-BF16, else "
+        "bfloat16",
     )
     ray_address: str | None = Field(
         default=None,

@@ -75,7 +75,9 @@ class Cluster:
         """Start Ray, the learner and the workers."""
         _start_ray(self.recipe.hardware.ray_address)
         try:
-            self._folder = shared_folder(self.model, parent=self.recipe.weights.folder)
+            self._folder = shared_folder(
+                self.model, precision=precision_of(self.recipe), parent=self.recipe.weights.folder
+            )
             settings = learner_settings_of(self.recipe, cores=len(os.sched_getaffinity(0)))
             self._learner = (
                 cast(Any, LearnerActor)

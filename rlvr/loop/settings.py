@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ __all__ = [
     "precision_of",
     "rollout_settings_of",
     "transport_of",
+    "with_precision",
 ]
 
 
@@ -133,7 +135,7 @@ def payoff_of(recipe: Recipe) -> Payoff | None:
 
 
 def precision_of(recipe: Recipe) -> str:
-    """Resolve hardware.precision = "auto" by the CPU of this host.
+    """Resolve hardware.precision = "auto" by the CPU of this host, for all of them.
 
     Without instructions for bfloat16 a CPU takes seven to ten times as long for its products as for those of float32.
     """
@@ -141,6 +143,13 @@ def precision_of(recipe: Recipe) -> str:
     if wanted != "auto":
         return wanted
     return "bfloat16" if recipe.hardware.kind == "gpu" or bfloat16_instructions() else "float32"
+
+
+def with_precision(recipe: Recipe, *, begun: Mapping[str, Any]) -> Recipe:
+    """Settle hardware.precision = "auto" for a run: as `begun` has it, the recipe that it was begun with, if any."""
+    before = begun.get("hardware", {}).get("precision")
+    settled = before if recipe.hardware.precision == "auto" and before else precision_of(recipe)
+    return recipe.model_copy(update={"hardware": recipe.hardware.model_copy(update={"precision": settled})})
 
 
 def transport_of(recipe: Recipe) -> str:

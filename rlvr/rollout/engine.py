@@ -39,12 +39,12 @@ class EngineSettings:
 
     model: str  # a local folder
     kind: str  # cpu or gpu
+    dtype: str  # bfloat16 or float32
     max_model_len: int  # tokens, prompt and reply together
     max_num_seqs: int
     kv_cache_gib: int
     cores: tuple[int, ...] = ()  # CPU cores to bind to; empty: those that the process may use
     transport: str = "shm"
-    dtype: str = "bfloat16"  # or "float32"
     lora_rank: int = 0  # the largest rank of an adapter that is pushed; 0: none is
 
 

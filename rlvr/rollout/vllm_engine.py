@@ -20,7 +20,7 @@ from rlvr.errors import BoundaryError, EngineError, ResourceError, boundary
 from rlvr.observe.libraries import bound
 from rlvr.rollout.engine import Completion, EngineSettings, Sampling
 from rlvr.rollout.proofs import Proofs
-from rlvr.types import Manifest, Span, Stop, fingerprint
+from rlvr.types import SIZES, Manifest, Span, Stop, fingerprint
 
 __all__ = ["VllmEngine"]
 
@@ -258,8 +258,8 @@ class VllmEngine:
         if need > self.settings.kv_cache_gib:
             raise ResourceError(
                 f"too little memory for the KV cache: one sequence of rollout.max_model_len = "
-                f"{self.settings.max_model_len} tokens takes {need:.1f} GiB, rollout.kv_cache_gib is "
-                f"{self.settings.kv_cache_gib}; raise the one or lower the other"
+                f"{self.settings.max_model_len} tokens takes {need:.1f} GiB in {self.settings.dtype}, "
+                f"rollout.kv_cache_gib is {self.settings.kv_cache_gib}; raise the one or lower the other"
             )
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
         with open("/proc/meminfo") as lines:
@@ -284,8 +284,7 @@ def _cache_bytes(model: Path, *, dtype: str) -> int:
     config = json.loads((model / "config.json").read_text())
     heads = config.get("num_attention_heads", 0)
     size = config.get("head_dim") or (config.get("hidden_size", 0) // heads if heads else 0)
-    each = 4 if dtype == "float32" else 2
-    return 2 * each * config.get("num_hidden_layers", 0) * (config.get("num_key_value_heads") or heads) * size
+    return 2 * SIZES[dtype] * config.get("num_hidden_layers", 0) * (config.get("num_key_value_heads") or heads) * size
 
 
 def _matrices(model: Path) -> list[str]:

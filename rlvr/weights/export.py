@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import socket
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlvr.errors import BoundaryError, ResourceError, boundary
-from rlvr.types import Manifest
+from rlvr.types import SIZES, Manifest
 from rlvr.weights.manifest import describe, open_tensors
 from rlvr.weights.wire import FileServer
 
@@ -84,12 +85,12 @@ def leave_out(manifest: Manifest, *, count: int = 3) -> None:
     os.replace(manifest.path + ".part", manifest.path)
 
 
-def shared_folder(model: Path, *, parent: str | None = None) -> Path:
+def shared_folder(model: Path, *, precision: str, parent: str | None = None) -> Path:
     """Choose where versions are written: `parent`, else shared memory where two fit, else the temporary folder.
 
     Errors: ResourceError where `parent` cannot be written to.
     """
-    need = 2.5 * sum(f.stat().st_size for f in model.glob("*.safetensors"))
+    need = 2.5 * SIZES[precision] * sum(map(_values, model.glob("*.safetensors")))
     memory, host = Path("/dev/shm"), socket.gethostname()
     roomy = memory if memory.is_dir() and shutil.disk_usage(memory).free > need else Path(tempfile.gettempdir())
     chosen = Path(parent).expanduser().absolute() if parent else roomy
@@ -105,3 +106,11 @@ def shared_folder(model: Path, *, parent: str | None = None) -> Path:
     except OSError as error:
         raise ResourceError(f"the weights cannot be written to {chosen}: {error}") from error
     return folder
+
+
+def _values(file: Path) -> int:
+    """Count the values of a safetensors file."""
+    from safetensors import safe_open
+
+    with safe_open(file, "np") as tensors:
+        return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118

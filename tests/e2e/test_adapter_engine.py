@@ -32,7 +32,7 @@ PROMPT = [257, *b"What is 12 + 7? Answer with a number, please. " * 2]
 SEQUENCES = tuple(
     np.array([257, *np.random.default_rng(n).permutation(np.arange(32, 120))[:63]], np.int32) for n in range(4)
 )
-NOISE = 0.04  # nats per token between engine and learner with the same bfloat16 weights
+NOISE = {"bfloat16": 0.04, "float32": 1e-4}  # nats per token between engine and learner with the same weights
 FULL, ADAPTED = 21, 28  # tensors
 Q_PROJ = "model.layers.1.self_attn.q_proj"
 
@@ -54,6 +54,10 @@ class World:
     folder: Path
     base: Manifest
     files: int = 10
+
+    @property
+    def noise(self) -> float:
+        return NOISE[self.engine.settings.dtype]
 
     def draw(self, seed: int) -> tuple[Manifest, tuple[np.ndarray, ...]]:
         """Make another adapter, write it and give the learner's canary with it."""
@@ -78,14 +82,20 @@ class World:
         return float(np.mean(np.abs(np.concatenate(scored) - np.concatenate(truth))))
 
 
-@pytest_asyncio.fixture(loop_scope="module", scope="module", params=["tied", "untied"])
+@pytest_asyncio.fixture(
+    loop_scope="module", scope="module", params=[("tied", "bfloat16"), ("untied", "float32")], ids=" ".join
+)
 async def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    folder = tiny_model(tmp_path_factory.mktemp("model"), tied=request.param == "tied", seed=3)
+    name, precision = request.param
+    folder = tiny_model(tmp_path_factory.mktemp("model"), tied=name == "tied", seed=3)
     adapter = AdapterSettings(kind="rslora", rank=3, alpha=5.0)
-    learner = Learner(folder, Algorithm(learning_rate=1e-3), tokens_per_microbatch=256, threads=1, adapter=adapter)
+    learner = Learner(
+        folder, Algorithm(learning_rate=1e-3), tokens_per_microbatch=256, threads=1, adapter=adapter,
+        precision=precision,
+    )  # fmt: skip
     settings = EngineSettings(
         model=str(folder), kind="cpu", max_model_len=640, max_num_seqs=16, kv_cache_gib=1, lora_rank=3,
-        cores=(min(os.sched_getaffinity(0)),),
+        cores=(min(os.sched_getaffinity(0)),), dtype=precision,
     )  # fmt: skip
     engine = Engine(settings)
     await engine.start()
@@ -105,14 +115,14 @@ async def test_base_and_adapter_are_proven_each_by_itself(world: World) -> None:
     for seed in (1, 2):
         manifest, truth = world.draw(seed)
         assert await world.push(manifest, version=seed) == ADAPTED == len(manifest.tensors)
-        assert await world.error(truth) < NOISE
-        assert await world.error(below, base=True) < NOISE < 0.2 < await world.error(below)
+        assert await world.error(truth) < world.noise
+        assert await world.error(below, base=True) < world.noise < 0.2 < await world.error(below)
         said = await world.engine.generate(PROMPT, sampling=Sampling(max_tokens=8, seed=seed))
         assert [s.version for s in said.spans] == [seed]
         scored = await world.engine.score([*PROMPT, *said.token_ids.tolist()])
-        assert np.abs(scored[len(PROMPT) - 1 :] - said.logprobs).mean() < NOISE
+        assert np.abs(scored[len(PROMPT) - 1 :] - said.logprobs).mean() < world.noise
     assert await world.push(world.base) == FULL
-    assert await world.error(below) < NOISE
+    assert await world.error(below) < world.noise
 
 
 async def test_an_adapter_without_its_base_is_refused(world: World) -> None:
@@ -161,12 +171,13 @@ async def test_what_does_not_fit_is_refused_before_anything_live_is_touched(worl
     new, _ = world.draw(7)
     with pytest.raises(ValueError, match=f"{Q_PROJ}.lora_A.weight was not sent"):
         await world.engine.prepare(new, skip=[f"{Q_PROJ}.lora_A.weight"])
-    one, half = torch.zeros(3, 64, dtype=torch.bfloat16), torch.zeros(64, 3, dtype=torch.bfloat16)
+    dtype = getattr(torch, world.engine.settings.dtype)
+    one, half = torch.zeros(3, 64, dtype=dtype), torch.zeros(64, 3, dtype=dtype)
     for name, a, said in (
         ("model.layers.9.self_attn.q_proj", one, "1 adapted matrices have no place in the engine, model.layers.9"),
         (Q_PROJ, one[:, :32], "has shape .*, the engine has room for"),
-        (Q_PROJ, one.float(), "is torch.float32, the engine computes in torch.bfloat16"),
-        (Q_PROJ, torch.zeros(9, 64, dtype=torch.bfloat16), "has rank 9 and .* rank 3"),
+        (Q_PROJ, one.half(), f"is torch.float16, the engine computes in {dtype}"),
+        (Q_PROJ, torch.zeros(9, 64, dtype=dtype), "has rank 9 and .* rank 3"),
     ):
         tensors = {f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": half}
         wrong = export(tensors.items(), version=99, folder=str(world.folder), kind="adapter")
@@ -175,7 +186,7 @@ async def test_what_does_not_fit_is_refused_before_anything_live_is_touched(worl
     with pytest.raises(ValueError, match="it never went live"):
         await world.engine.read_back(new, seed=0)
     assert await world.engine.read_back(good, seed=0) == ADAPTED
-    assert await world.error(truth) < NOISE
+    assert await world.error(truth) < world.noise
 
 
 async def test_requests_go_on_across_an_adapter_push(world: World) -> None:
@@ -193,7 +204,7 @@ async def test_requests_go_on_across_an_adapter_push(world: World) -> None:
     assert 0 < await world.engine.swap(second) < 5
     assert not all(task.done() for task in asked)
     assert await world.engine.read_back(second, seed=0) == ADAPTED
-    assert await world.error(truth) < NOISE
+    assert await world.error(truth) < world.noise
     await world.engine.stamp(9)
     versions = [[s.version for s in said.spans] for said in await asyncio.gather(*asked)]
     assert [8, 9] in versions and all(found in ([8], [9], [8, 9]) for found in versions)
@@ -236,7 +247,7 @@ async def test_the_law_holds_for_adapters(world: World, kind: str) -> None:
     assert proof["proven_tensors"] == proof["total_tensors"] == ADAPTED
     world.draw(12)
     receipt = (await service.publish(1)).receipts[0]
-    assert receipt.canary_error < NOISE and receipt.base_error is not None and receipt.base_error < NOISE
+    assert receipt.canary_error < world.noise and receipt.base_error is not None and receipt.base_error < world.noise
     world.draw(13)
     if kind in ("", "weights.duplicate"):
         assert (await service.publish(2)).receipts[0].version == 2

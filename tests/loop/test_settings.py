@@ -24,6 +24,7 @@ from rlvr.loop.settings import (
     precision_of,
     rollout_settings_of,
     transport_of,
+    with_precision,
 )
 from rlvr.presets import PRESETS
 from rlvr.rollout.runner import RolloutSettings
@@ -88,6 +89,23 @@ def test_precision_follows_the_processor(
     monkeypatch.setattr("rlvr.loop.settings.bfloat16_instructions", lambda: instructions)
     assert precision_of(recipe(hardware=hardware)) == precision
     assert learner_settings_of(recipe(hardware=hardware), cores=2)["precision"] == precision
+
+
+@pytest.mark.parametrize(
+    ("asked", "begun", "settled"),
+    [
+        ("auto", {}, "float32"),
+        ("auto", {"hardware": {"precision": "bfloat16"}}, "bfloat16"),  # another machine began the run
+        ("float32", {"hardware": {"precision": "bfloat16"}}, "float32"),  # which --resume refuses
+        ("bfloat16", {}, "bfloat16"),
+    ],
+)
+def test_a_run_keeps_the_precision_that_it_was_begun_with(
+    asked: str, begun: dict[str, Any], settled: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlvr.loop.settings.bfloat16_instructions", lambda: "")
+    given = recipe(hardware={"precision": asked})
+    assert with_precision(given, begun=begun).hardware.precision == settled
 
 
 def test_the_adapter_is_told_how_long_the_run_is() -> None:

@@ -50,6 +50,7 @@ class WeightLaw(RuleBasedStateMachine):
         self.stamped: dict[str, list[int]] = {}
         self.silent: dict[str, int] = {}  # tokens that a dead worker had given out as it died
         self.version = 0
+        self.spoiled: set[int] = set()  # versions that nobody was left to refuse, whose files are damaged
         self.right: dict[int, str] = {}
         self.kept_s, faults.SLOW_S = faults.SLOW_S, 0.01
 
@@ -108,6 +109,8 @@ class WeightLaw(RuleBasedStateMachine):
             return
         assert outcome.version == self.version == self.committed
         assert fault not in REFUSED or not outcome.receipts
+        if fault in REFUSED:
+            self.spoiled.add(self.version)
         proven = {receipt.worker for receipt in outcome.receipts}
         assert not proven & outcome.lost.keys() and not outcome.lost.keys() & self.service.workers.keys()
         assert all(self.workers[name].dead.is_set() for name in outcome.lost)
@@ -154,7 +157,10 @@ class WeightLaw(RuleBasedStateMachine):
         self.service.deadline_s = PATIENCE_S
         worker = self.run(self.new("well"))
         (receipt,) = self.run(self.ended(self.service.join(worker.name, worker.way())))
-        assert receipt.version == self.committed and worker.name in self.service.workers
+        if isinstance(receipt, WeightProofError):
+            assert self.committed in self.spoiled and worker.name not in self.service.workers
+        else:
+            assert receipt.version == self.committed and worker.name in self.service.workers
 
     async def new(self, fault: str) -> FakeWorker:
         worker = self.fresh()
@@ -212,7 +218,7 @@ class WeightLaw(RuleBasedStateMachine):
         for group, committed in self.asked:
             if group.done() and not group.cancelled():
                 if error := group.exception():
-                    assert isinstance(error, EngineError), error
+                    assert isinstance(error, EngineError | WeightProofError), error
                 else:
                     assert group.result()[0].min_version >= committed
 
