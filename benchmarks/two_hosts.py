@@ -116,7 +116,8 @@ def report(cluster: namespaces.Cluster, a: argparse.Namespace, *, model: Path, f
         cluster.beside(namespaces.LEARNER, inside), capture_output=True, text=True, timeout=a.seconds, check=False,
         env=os.environ | namespaces.ENVIRONMENT,
     )  # fmt: skip
-    print(done.stdout[-3000:], done.stderr[-3000:])
+    warned = [line for line in done.stdout.splitlines() if line.startswith("!")]
+    print(*warned, done.stdout[-3000:], done.stderr[-3000:], sep="\n")
     print(f"exit code {done.returncode} after {time.monotonic() - start:.0f} s; {killer.killed or 'nobody was killed'}")
     for line in [text for path in place.glob("runs/*/metrics.jsonl") for text in path.read_text().splitlines()]:
         record = json.loads(line)
