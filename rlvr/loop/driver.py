@@ -18,7 +18,7 @@ from rlvr.loop.failed import kept_for_replay, rollouts_on_disk, saved_if_stopped
 from rlvr.loop.guard import Guard
 from rlvr.loop.ledger import Place, RunDirectory, TaskStream, eval_tasks
 from rlvr.loop.results import evaluation, show, summary_of
-from rlvr.loop.settings import buffer_of, check_targets, compares_within_groups, precision_of, with_precision
+from rlvr.loop.settings import buffer_of, check_targets, compares_within_groups, with_precision
 from rlvr.loop.stop import Interrupted, stop_signals
 from rlvr.loop.stream import Stream
 from rlvr.loop.truthfulness import truthfulness_metrics
@@ -46,9 +46,7 @@ def train(
     environment = plugins.create(plugins.ENVIRONMENTS, recipe.environment.name, recipe.environment.options)
     held_out = eval_tasks(environment, name=recipe.environment.name, count=recipe.eval.tasks)
     checkpoint = run.newest(needed=recipe.sft is None) if resume else None
-    begun = run.facts(checkpoint) if resume else None
-    recipe = with_precision(recipe, begun=begun["recipe"] if begun else {})
-    facts = run.compare(recipe, begun) if begun else None
+    recipe, facts = _as_begun(recipe, run, facts=run.facts(checkpoint) if resume else None)
     model = prepare(recipe.model.path)
     check_targets(recipe, model)
     if not resume and (moved := run.begin(recipe)):
@@ -62,10 +60,8 @@ def train(
         stop.then = STOPPED_WITHIN if warms_up else stop.then
         if fault and fault.version < step:
             raise ConfigError(f"--inject: version {fault.version} is past, the run goes on from version {step}")
-        view.phase(
-            f"learner and {recipe.rollout.workers} rollout worker(s) ready after {_since(began)}, "
-            f"in {precision_of(recipe)}"
-        )
+        actors, precision = f"learner and {recipe.rollout.workers} rollout worker(s)", recipe.hardware.precision
+        view.phase(f"{actors} ready after {_since(began)}, in {precision}")
         view.phase(_told(cluster.prove(held_out, BEFORE_WARM_START if warms_up else step, fault=fault)))
         cluster.keep_records(run.rollouts, until=step)
         book = StepBook(run, recipe, view)
@@ -118,6 +114,14 @@ def train(
         write_json(run.summary, summary)
         view.finish(summary, run_dir=run.path)
         return summary
+
+
+def _as_begun(
+    recipe: Recipe, run: RunDirectory, *, facts: dict[str, Any] | None
+) -> tuple[Recipe, dict[str, Any] | None]:
+    """Settle the recipe's precision. Check that the recipe goes on with the run that the facts are of, if any."""
+    recipe = with_precision(recipe, begun=facts["recipe"] if facts else {})
+    return recipe, run.compare(recipe, facts) if facts else None
 
 
 def evaluate_model(recipe: Recipe, *, view: RunView, samples: int, out: Path) -> list[dict[str, Any]]:

@@ -14,12 +14,14 @@ import ray
 
 from rlvr.errors import EngineError, ResourceError, RlvrError, WeightProofError, brief
 from rlvr.loop.traffic import resolve
+from rlvr.weights.fetch import sweep
 from rlvr.weights.service import Published
 
 __all__ = ["START_S", "Workers"]
 
 START_S = 600.0
 MOST_RESTARTS = 3  # in a run
+KILLING_S = 5.0  # for a process to be gone
 
 
 @dataclass(slots=True, kw_only=True)
@@ -172,12 +174,16 @@ class Workers:
 
 @ray.remote(num_cpus=0)
 def _kill_processes(processes: list[tuple[int, float]]) -> None:
-    """Kill processes of this host, given by id and start."""
+    """Kill processes of this host, given by id and start, and remove the weights that they had brought to it."""
+    found = []
     for number, born in processes:
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(number)
             if process.create_time() == born:
                 process.kill()
+                found.append(process)
+    psutil.wait_procs(found, timeout=KILLING_S)
+    sweep()
 
 
 def _reason(error: Exception) -> str:

@@ -20,12 +20,11 @@ from rlvr.weights import delta
 from rlvr.weights.manifest import check, open_tensors
 from rlvr.weights.wire import Deadline, download, mark_of
 
-__all__ = ["Fetched", "Receiver"]
+__all__ = ["Fetched", "Receiver", "sweep"]
 
 DELTA_BELOW = 0.2e9  # bytes/s of the link; on a faster one the whole file is there before two have been compared
 _PREFIX = "rlvr-copies-"
 _POLL_S = 0.05
-_FRESH_S = 60.0  # a folder this young may belong to somebody who has not locked it yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,17 +79,23 @@ class Receiver:
         """Leave the folder; the last worker of this host to do so removes it."""
         if self._folder is not None:
             os.close(self._use)
-            _sweep(self._folder.parent, self._folder.name, fresh_s=0.0)
+            _sweep(self._folder.parent, self._folder.name)
         self._folder = None
 
     def _open(self, source: Source, *, size: int) -> Path:
         if self._folder is None:
             parent = Path(self._parent) if self._parent else _roomy(3 * size)
-            _sweep(parent, _PREFIX + "*", fresh_s=_FRESH_S)
+            _sweep(parent, _PREFIX + "*")
             run = hashlib.blake2b(source.token.encode(), digest_size=8).hexdigest()
             self._folder = parent / (_PREFIX + run)
             self._use = _use(self._folder)
         return self._folder
+
+
+def sweep() -> None:
+    """Remove what dead workers left on this host."""
+    for parent in {Path("/dev/shm"), Path(tempfile.gettempdir())}:
+        _sweep(parent, _PREFIX + "*")
 
 
 def _appear(manifest: Manifest, deadline: Deadline) -> None:
@@ -223,12 +228,10 @@ def _use(folder: Path) -> int:
         os.close(descriptor)
 
 
-def _sweep(parent: Path, pattern: str, *, fresh_s: float) -> None:
-    """Remove the folders that no living process uses."""
+def _sweep(parent: Path, pattern: str) -> None:
+    """Remove the folders that no living process uses. Who is about to use one makes it again."""
     for folder in parent.glob(pattern):
         with contextlib.suppress(OSError):
-            if time.time() - folder.stat().st_mtime < fresh_s:
-                continue
             descriptor = os.open(folder / "use", os.O_RDWR | os.O_CREAT, 0o600)
             try:
                 if _try_lock(descriptor, fcntl.LOCK_EX):

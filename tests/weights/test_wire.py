@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
 from rlvr.errors import ResourceError
+from rlvr.loop import workers
 from rlvr.types import Manifest, Source
 from rlvr.weights import delta, fetch, wire
 from rlvr.weights.export import corrupt, export
@@ -307,10 +309,26 @@ def test_what_a_dead_run_left_is_removed_by_the_next(hosts: Hosts) -> None:
     left, fresh = hosts.parent / "rlvr-copies-old", hosts.parent / "rlvr-copies-new"
     left.mkdir()
     (left / "version-0-x.safetensors").touch()
-    fresh.mkdir()
-    os.utime(left, (0, 0))
+    used = fetch._use(fresh)
     hosts.receiver().fetch(hosts.publish(0))
     assert fresh.exists() and not left.exists()
+    os.close(used)
+
+
+def test_what_a_killed_worker_left_goes_with_it(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(hosts.parent))
+    dead, alive = hosts.parent / "rlvr-copies-dead", hosts.parent / "rlvr-copies-alive"
+    script = "import sys, time; from pathlib import Path; from rlvr.weights.fetch import _use\n"
+    script += "_use(Path(sys.argv[1])); print('there', flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", script, str(dead)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout and process.stdout.readline() == "there\n"
+    used = fetch._use(alive)
+    fetch.sweep()
+    assert dead.exists() and alive.exists()
+    workers._kill_processes._function([(process.pid, psutil.Process(process.pid).create_time())])
+    assert alive.exists() and not dead.exists()
+    process.stdout.close()
+    os.close(used)
 
 
 def slow(hosts: Hosts) -> None:
