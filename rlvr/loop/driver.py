@@ -60,8 +60,7 @@ def train(
         stop.then = STOPPED_WITHIN if warms_up else stop.then
         if fault and fault.version < step:
             raise ConfigError(f"--inject: version {fault.version} is past, the run goes on from version {step}")
-        actors, precision = f"learner and {recipe.rollout.workers} rollout worker(s)", recipe.hardware.precision
-        view.phase(f"{actors} ready after {_since(began)}, in {precision}")
+        view.phase(_ready(recipe, seconds=time.perf_counter() - began))
         view.phase(_told(cluster.prove(held_out, BEFORE_WARM_START if warms_up else step, fault=fault)))
         cluster.keep_records(run.rollouts, until=step)
         book = StepBook(run, recipe, view)
@@ -150,5 +149,6 @@ def _told(proof: Mapping[str, float]) -> str:
     )
 
 
-def _since(start: float) -> str:
-    return f"{time.perf_counter() - start:.0f} s"
+def _ready(recipe: Recipe, *, seconds: float) -> str:
+    actors = f"learner and {recipe.rollout.workers} rollout worker(s)"
+    return f"{actors} ready after {seconds:.0f} s, in {recipe.hardware.precision}"
