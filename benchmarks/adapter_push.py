@@ -42,7 +42,7 @@ from rlvr.weights.export import export
 from rlvr.weights.manifest import describe, open_tensors
 
 RANK, REPLIES, TOKENS, PUSHES = 16, 64, 48, 20
-UPDATES, BATCH = 32, 32  # of the warm start
+UPDATES, BATCH = 8, 32  # of the warm start
 PRECISION = "bfloat16" if bfloat16_instructions() else "float32"
 NOISE = 0.02  # of the drawn B, per number
 Tokens = list[list[int]]

@@ -191,11 +191,17 @@ def summarised(side: dict[str, Any], *, warmup: int) -> dict[str, Any]:
     }
 
 
+def _place(side: dict[str, Any]) -> tuple[Any, ...]:
+    """Give what has to be the same for two sides to be compared."""
+    machine = side["machine"]
+    return side["precision"], *(machine.get(key) for key in ("cpu", "cores", "amx_bf16", "avx512_bf16"))
+
+
 def compared(found: dict[str, Any]) -> dict[str, Any]:
     """Put ratios and the floor before the two sides of a workload; a ratio only where both ran on the same machine."""
     ours, theirs = found.get("rlvr"), found.get("trl")
     result: dict[str, Any] = {}
-    if ours and theirs and all(ours[key] == theirs[key] for key in ("machine", "precision")):
+    if ours and theirs and _place(ours) == _place(theirs):
         for name, key in (
             ("speed_ratio", "seconds_per_step"),
             ("speed_ratio_per_token", "seconds_per_1000_reply_tokens"),
@@ -250,9 +256,8 @@ def main() -> None:
             result[workload] = compared(known)
             write_json(arguments.out, result)
             print(f"{workload}: {side} takes {result[workload][side]['seconds_per_step']:.1f} s a step", flush=True)
-        print(
-            f"{workload}: speed_ratio {result[workload].get('speed_ratio', 'unknown until both sides ran')}", flush=True
-        )
+        ratio = result[workload].get("speed_ratio", "unknown until both sides ran on one machine")
+        print(f"{workload}: speed_ratio {ratio}", flush=True)
 
 
 if __name__ == "__main__":

@@ -147,8 +147,8 @@ def precision_of(recipe: Recipe) -> str:
 
 def with_precision(recipe: Recipe, *, begun: Mapping[str, Any]) -> Recipe:
     """Settle hardware.precision = "auto" for a run: as `begun` has it, the recipe that it was begun with, if any."""
-    before = begun.get("hardware", {}).get("precision")
-    settled = before if recipe.hardware.precision == "auto" and before else precision_of(recipe)
+    before = begun.get("hardware", {}).get("precision", "auto")
+    settled = before if recipe.hardware.precision == "auto" != before else precision_of(recipe)
     return recipe.model_copy(update={"hardware": recipe.hardware.model_copy(update={"precision": settled})})
 
 

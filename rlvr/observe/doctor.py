@@ -42,7 +42,7 @@ def _machine() -> Iterator[Fact]:
     free = "unknown" if memory is None else f"{memory:.1f} GiB free"
     yield Fact("memory", "ok" if memory and memory > 8 else "note", f"{free}; the quick start takes about 8 GiB")
     shared = shutil.disk_usage("/dev/shm").free / GIB if Path("/dev/shm").is_dir() else 0.0
-    roomy = shared > (0.8 if fast else 1.6)
+    roomy = shared > (0.63 if fast else 1.26)  # see `shared_folder`
     text = f"{shared:.1f} GiB free" + ("" if roomy else "; weights go through the temporary folder instead")
     yield Fact("shared memory", "ok" if roomy else "note", text)
     disk = shutil.disk_usage(".").free / GIB

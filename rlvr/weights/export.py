@@ -109,8 +109,11 @@ def shared_folder(model: Path, *, precision: str, parent: str | None = None) -> 
 
 
 def _values(file: Path) -> int:
-    """Count the values of a safetensors file."""
-    from safetensors import safe_open
+    """Count the values of a safetensors file; none where it is damaged, which is for loading to tell."""
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(file, "np") as tensors:
-        return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    try:
+        with safe_open(file, "np") as tensors:
+            return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    except SafetensorError:
+        return 0

@@ -24,6 +24,7 @@ __all__ = ["Fetched", "Receiver", "sweep"]
 
 DELTA_BELOW = 0.2e9  # bytes/s of the link; on a faster one the whole file is there before two have been compared
 _PREFIX = "rlvr-copies-"
+_GONE = "rlvr-gone-"  # while it is being removed
 _POLL_S = 0.05
 
 
@@ -86,9 +87,9 @@ class Receiver:
         if self._folder is None:
             parent = Path(self._parent) if self._parent else _roomy(3 * size)
             _sweep(parent, _PREFIX + "*")
-            run = hashlib.blake2b(source.token.encode(), digest_size=8).hexdigest()
-            self._folder = parent / (_PREFIX + run)
-            self._use = _use(self._folder)
+            folder = parent / (_PREFIX + hashlib.blake2b(source.token.encode(), digest_size=8).hexdigest())
+            self._use = _use(folder)
+            self._folder = folder
         return self._folder
 
 
@@ -217,24 +218,28 @@ def _try_lock(descriptor: int, kind: int) -> bool:
 def _use(folder: Path) -> int:
     """Make a folder where needed and hold a shared lock in it, which lasts as long as this process."""
     while True:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        try:
+        with contextlib.suppress(FileNotFoundError, FileExistsError):  # swept away in between
+            folder.mkdir(mode=0o700, exist_ok=True)
             descriptor = os.open(folder / "use", os.O_RDWR | os.O_CREAT, 0o600)
-        except FileNotFoundError:
-            continue  # swept away in between
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-        if mark_of(folder / "use") and os.stat(folder / "use").st_ino == os.fstat(descriptor).st_ino:
-            return descriptor
-        os.close(descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+                if os.stat(folder / "use").st_ino == os.fstat(descriptor).st_ino:
+                    return descriptor
+            except FileNotFoundError:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)
 
 
 def _sweep(parent: Path, pattern: str) -> None:
-    """Remove the folders that no living process uses. Who is about to use one makes it again."""
+    """Remove the folders that no living process uses, each at once: who is about to use one finds none or makes one."""
     for folder in parent.glob(pattern):
         with contextlib.suppress(OSError):
             descriptor = os.open(folder / "use", os.O_RDWR | os.O_CREAT, 0o600)
             try:
                 if _try_lock(descriptor, fcntl.LOCK_EX):
-                    shutil.rmtree(folder, ignore_errors=True)
+                    gone = folder.with_name(f"{_GONE}{folder.name}-{os.getpid()}-{time.monotonic_ns()}")
+                    folder.rename(gone)
+                    shutil.rmtree(gone, ignore_errors=True)
             finally:
                 os.close(descriptor)

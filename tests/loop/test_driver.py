@@ -81,6 +81,19 @@ def test_a_few_abstentions_are_no_warning(cluster: FakeCluster, tmp_path: Path) 
     assert "abstention spreads" not in (tmp_path / "said").read_text()
 
 
+def test_a_resumed_run_keeps_its_precision_on_another_processor(
+    cluster: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for steps, instructions in ((2, ""), (3, "amx_bf16")):
+        monkeypatch.setattr(settings, "bfloat16_instructions", lambda found=instructions: found)
+        run(tmp_path / "r", recipe=recipe(steps=steps), resume=steps == 3)
+        config = json.loads((tmp_path / "r" / "config.json").read_text())
+        assert (config["steps"], config["hardware"]["precision"]) == (steps, "float32")
+    other = recipe(steps=4, hardware={"precision": "bfloat16"})
+    with pytest.raises(ConfigError, match=r"--resume: \[hardware\] differs"):
+        run(tmp_path / "r", recipe=other, resume=True)
+
+
 def test_a_fault_at_a_version_that_is_past_is_refused(cluster: FakeCluster, tmp_path: Path) -> None:
     run(tmp_path / "r", recipe=recipe(steps=2))
     with pytest.raises(ConfigError, match="version 1 is past, the run goes on from version 2"):

@@ -1,14 +1,17 @@
 """The learner's tensors on disk: whole or not at all, each name with bytes of its own."""
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from rlvr.errors import ResourceError
 from rlvr.testing import FakeLearner
 from rlvr.types import Manifest
-from rlvr.weights.export import corrupt, export, leave_out
+from rlvr.weights.export import corrupt, export, leave_out, shared_folder
 from rlvr.weights.manifest import check, open_tensors
 
 
@@ -82,3 +85,19 @@ def test_the_fault_partial_leaves_tensors_out(tmp_path: Path) -> None:
     leave_out(manifest)
     with pytest.raises(ValueError, match="3 of 4 tensors are missing"):
         check(manifest, open_tensors(manifest.path))
+
+
+@pytest.mark.parametrize(("precision", "roomy"), [("bfloat16", True), ("float32", False)])
+def test_shared_memory_is_taken_where_two_versions_fit(
+    precision: str, roomy: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file({"w": torch.zeros(1000, 10, dtype=torch.bfloat16)}, tmp_path / "model.safetensors")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=60_000))
+    folder = shared_folder(tmp_path, precision=precision)
+    shutil.rmtree(folder)
+    assert folder.is_relative_to("/dev/shm") == (roomy and Path("/dev/shm").is_dir())
+
+
+def test_a_damaged_model_is_for_loading_to_tell(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_text("version https://git-lfs")
+    shutil.rmtree(shared_folder(tmp_path, precision="float32"))

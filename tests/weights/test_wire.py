@@ -48,8 +48,8 @@ class Hosts:
         self.parent.mkdir()
         self.server = FileServer(token="secret", host="127.0.0.1", silence_s=5.0)
 
-    def publish(self, version: int, *, changed: float = 1.0) -> Manifest:
-        tensors = tensors_of(version, changed=changed)
+    def publish(self, version: int, *, changed: float = 1.0, dtype: torch.dtype | None = None) -> Manifest:
+        tensors = {name: t.to(dtype or t.dtype) for name, t in tensors_of(version, changed=changed).items()}
         return self.away(self.server.offer(export(tensors.items(), version=version, folder=str(self.learner))))
 
     @staticmethod
@@ -346,6 +346,34 @@ def test_what_changed_travels_where_that_is_less(hosts: Hosts, changed: float, m
     assert right(fetched) and right(whole)
     assert fetched.bytes <= most * whole.bytes and (changed < 0.5) == (fetched.bytes < 0.5 * whole.bytes)
     assert Path(fetched.manifest.path).read_bytes() == (hosts.learner / "version-1.safetensors").read_bytes()
+
+
+def test_of_float32_the_whole_file_travels(hosts: Hosts) -> None:
+    receiver = hosts.receiver()
+    whole = receiver.fetch(hosts.publish(0, dtype=torch.float32))
+    slow(hosts)
+    assert receiver.fetch(hosts.publish(1, changed=0.01, dtype=torch.float32)).bytes == whole.bytes
+
+
+def test_a_folder_that_is_swept_as_it_is_taken_is_made_anew(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, real = hosts.parent / "rlvr-copies-run", fetch.fcntl.flock
+
+    def late(descriptor: int, kind: int) -> None:
+        if kind == fetch.fcntl.LOCK_SH and not taken:
+            taken.append(kind)
+            fetch._sweep(hosts.parent, "rlvr-copies-*")
+            assert not folder.exists()
+        real(descriptor, kind)
+
+    taken: list[int] = []
+    monkeypatch.setattr(fetch.fcntl, "flock", late)
+    used = fetch._use(folder)
+    assert taken and folder.exists()
+    fetch._sweep(hosts.parent, "rlvr-copies-*")
+    assert (folder / "use").exists()
+    os.close(used)
+    fetch._sweep(hosts.parent, "rlvr-copies-*")
+    assert not list(hosts.parent.iterdir())
 
 
 def test_on_a_fast_link_the_whole_file_travels(hosts: Hosts) -> None:
