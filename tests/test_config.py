@@ -127,7 +127,7 @@ def test_a_recipe_cannot_be_changed(toml: Path) -> None:
         ("sft.epochs=2", "sft.demonstrations is missing"),
         (
             "hardware.precision=float16",
-            "hardware.precision = 'float16': input should be 'auto', 'bfloat16' or 'float32'",
+            "hardware.precision = 'float16': input should be 'auto', 'bfloat16', 'float32' or 'bfloat16_weights'",
         ),
         ("name=../up", "name = '../up': string should match pattern"),
         ("reward.0.weight=-1", "reward.0.weight = -1: input should be greater than or equal to 0"),
@@ -336,6 +336,10 @@ def test_the_same_settings_pass_where_they_have_an_effect(toml: Path, overrides:
         (
             ["adapter.kind=qlora", "hardware.kind=gpu", "hardware.precision=float32"],
             'adapter.kind = "qlora" computes in bfloat16; leave hardware.precision out',
+        ),
+        (
+            ["hardware.precision=bfloat16_weights", "hardware.ranks=2"],
+            'hardware.precision = "bfloat16_weights" is for a learner of one rank on a CPU; take "bfloat16" or "float32"',
         ),
         (
             ["adapter.kind=lora", "weights.mode=adapter", "hardware.kind=gpu", "hardware.precision=float32"],

@@ -39,7 +39,7 @@ from rlvr import plugins
 from rlvr.config import Recipe, load_recipe
 from rlvr.learner.model import prepare
 from rlvr.loop.ledger import TaskStream
-from rlvr.loop.settings import precision_of
+from rlvr.loop.settings import products_of
 from rlvr.observe.libraries import allocator, preloads
 from rlvr.observe.metrics import read_lines, write_json
 from rlvr.rollout.render import Renderer
@@ -75,7 +75,7 @@ def conventions(recipe: Recipe) -> dict[str, Any]:
         "weight_decay": a.weight_decay, "adam_beta1": a.beta1, "adam_beta2": a.beta2, "adam_epsilon": a.adam_eps,
         "max_grad_norm": a.max_grad_norm, "seed": recipe.seed, "max_steps": recipe.steps,
         "num_generations": recipe.rollout.group_size, "max_completion_length": recipe.rollout.max_new_tokens,
-        "temperature": recipe.rollout.temperature, "bf16": precision_of(recipe) == "bfloat16",
+        "temperature": recipe.rollout.temperature, "bf16": products_of(recipe) == "bfloat16",
     }  # fmt: skip
 
 
@@ -240,7 +240,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         recipe = load_recipe(path, overrides=overrides(arguments.warmup + arguments.steps))
         model = prepare(recipe.model.path)
-        precision = precision_of(recipe)
+        precision = products_of(recipe)
         rate = matmul_tflops(model, precision=precision, preload=preloads())
         for side in [arguments.side] if arguments.side else SIDES:
             print(f"{workload}: {side}, {recipe.steps} steps", flush=True)

@@ -199,11 +199,11 @@ class HardwareSection(Section):
     tokens_per_microbatch: PositiveInt = 4096
     gradient_checkpointing: bool = Field(default=False, description="compute activations again instead of keeping them")
     compile: bool = Field(default=False, description="of the learner, by torch.compile")
-    precision: Literal["auto", "bfloat16", "float32"] = Field(
+    precision: Literal["auto", "bfloat16", "float32", "bfloat16_weights"] = Field(
         default="auto",
-        description="of matrix products, the learner's and the engines', and of the weights that are pushed; the "
-        "learner's own are float32. auto: float32 where the command runs on a CPU without AMX or AVX512-BF16, else "
-        "bfloat16",
+        description="of weights and matrix products, in learner and engines, over float32 masters; bfloat16_weights: "
+        "weights are rounded to bfloat16, products are float32. auto: bfloat16, or bfloat16_weights where the command "
+        "runs on a CPU without AMX or AVX512-BF16 (float32 with several ranks)",
     )
     ray_address: str | None = Field(
         default=None,

@@ -33,7 +33,10 @@ class Critic:
     loss are multiplied by `scale`: 1 with layers of its own, `coefficient` with the policy's.
     """
 
-    def __init__(self, algorithm: Algorithm, policy: Body, *, folder: Path, dtype: torch.dtype, ranks: Ranks) -> None:
+    def __init__(
+        self, algorithm: Algorithm, policy: Body, *, folder: Path, dtype: torch.dtype, weights: torch.dtype,
+        ranks: Ranks,
+    ) -> None:  # fmt: skip
         self.settings = algorithm.critic or CriticSettings()
         self.own = self.settings.backbone == "own"
         self.scale = 1.0 if self.own else self.settings.coefficient
@@ -49,7 +52,7 @@ class Critic:
         # apart, for no call of the optimizer takes both what ranks share and what is whole
         groups = [{"params": p, "lr": self.settings.learning_rate} for p in ([*layers.values()], [self.head]) if p]
         self.updater = Updater(
-            layers | {HEAD: self.head}, dtype=dtype, exact={HEAD}, groups=groups, rate=self.settings.learning_rate,
+            layers | {HEAD: self.head}, dtype=dtype, weights=weights, exact={HEAD}, groups=groups, rate=self.settings.learning_rate,
             betas=algorithm.betas, eps=algorithm.adam_eps, weight_decay=algorithm.weight_decay,
         )  # fmt: skip
 

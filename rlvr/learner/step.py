@@ -37,7 +37,7 @@ PER_TOKEN = ("entropy", "clipped", "mismatch", "kl", "correction", "correction_k
 
 
 class Learner:
-    """Trains a causal language model on graded groups: float32 master weights, matrix products in `precision`."""
+    """Trains a causal language model on graded groups: float32 master weights, `precision` as in a recipe."""
 
     def __init__(
         self, folder: Path, algorithm: Algorithm, *, tokens_per_microbatch: int, threads: int | None = None,
@@ -48,7 +48,9 @@ class Learner:
             keep_freed_memory()
             torch.set_num_threads(threads or torch.get_num_threads())
         self.algorithm, self.tokens_per_microbatch, self.folder = algorithm, tokens_per_microbatch, folder
-        self.dtype, self.ranks = getattr(torch, precision), ranks or Ranks()
+        rounds = precision == "bfloat16_weights"
+        self.dtype, self.ranks = torch.float32 if rounds else getattr(torch, precision), ranks or Ranks()
+        weights = torch.bfloat16 if rounds else self.dtype
         self.body = Policy(
             folder, dtype=self.dtype, device=device, temperature=algorithm.temperature, adapter=adapter,
             max_length=max_length, shard=lambda body: self.ranks.shard(body, dtype=self.dtype),
@@ -56,12 +58,15 @@ class Learner:
         self.model = self.body.model
         self.updater = Updater(
             self.body.trained(), dtype=torch.float32 if adapter else self.dtype,  # adapters are float32 throughout
+            weights=torch.float32 if adapter else weights,
             groups=self.body.groups(algorithm.learning_rate), rate=algorithm.learning_rate, betas=algorithm.betas,
             eps=algorithm.adam_eps, weight_decay=algorithm.weight_decay,
         )  # fmt: skip
         self.critic = None
         if algorithm.baseline == "critic":
-            self.critic = Critic(algorithm, self.body, folder=folder, dtype=self.dtype, ranks=self.ranks)
+            self.critic = Critic(
+                algorithm, self.body, folder=folder, dtype=self.dtype, weights=weights, ranks=self.ranks
+            )
         for body in {self.body, self.critic.body if self.critic else self.body}:
             if compile:
                 body.compile_layers()

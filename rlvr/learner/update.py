@@ -1,4 +1,4 @@
-"""From gradients to new weights: float32 masters of what computes in a smaller type."""
+"""From gradients to new weights: float32 masters of what is kept in a smaller type."""
 
 from __future__ import annotations
 
@@ -17,22 +17,25 @@ __all__ = ["Updater"]
 class Updater:
     """AdamW over float32 masters. Gradients of a smaller type are added up in float32 as they arrive.
 
-    A parameter that computes in float32, as those named in `exact` always do, is its own master; so is one that ranks
-    share, which is rounded when they gather it. `groups` are AdamW's parameter groups, over the model's parameters.
+    Weights are rounded to `weights` and compute in `dtype`. A parameter that is float32 in both, as those named in
+    `exact` always are, is its own master; so is one that ranks share, which is rounded when they gather it. `groups`
+    are AdamW's parameter groups, over the model's parameters.
     """
 
     def __init__(
-        self, named: Mapping[str, nn.Parameter], *, dtype: torch.dtype, groups: list[dict[str, Any]] | None = None,
-        rate: float, betas: tuple[float, float], eps: float, weight_decay: float, exact: Collection[str] = (),
+        self, named: Mapping[str, nn.Parameter], *, dtype: torch.dtype, weights: torch.dtype | None = None, rate: float,
+        betas: tuple[float, float], eps: float, weight_decay: float, groups: list[dict[str, Any]] | None = None,
+        exact: Collection[str] = (),
     ) -> None:  # fmt: skip
-        self._working = dict(named)
+        weights = weights or dtype
+        self._working, self._weights = dict(named), weights
         self.masters: dict[str, nn.Parameter] = {}
         for name, parameter in named.items():
-            if dtype == torch.float32 or name in exact or is_sharded(parameter):
+            if weights == torch.float32 or name in exact or is_sharded(parameter):
                 self.masters[name] = parameter
                 continue
             self.masters[name] = nn.Parameter(parameter.data.float())
-            parameter.data = parameter.data.to(dtype)
+            parameter.data = parameter.data.to(weights).to(dtype)
             parameter.register_post_accumulate_grad_hook(_collector(self.masters[name]))
         owners = {id(parameter): self.masters[name] for name, parameter in named.items()}
         groups = groups or [{"params": list(named.values()), "lr": rate}]
@@ -72,7 +75,7 @@ class Updater:
         """Round the masters into the weights that compute."""
         for name, parameter in self._working.items():
             if parameter is not self.masters[name]:
-                parameter.copy_(self.masters[name])
+                parameter.copy_(self.masters[name].to(self._weights))
 
     @torch.no_grad()
     def restore(self, masters: Mapping[str, Tensor], optimizer: Mapping[str, Any]) -> None:

@@ -22,7 +22,7 @@ from rlvr.loop.settings import (
     algorithm_of,
     learner_settings_of,
     payoff_of,
-    precision_of,
+    products_of,
     rollout_settings_of,
     transport_of,
 )  # fmt: skip
@@ -76,7 +76,7 @@ class Cluster:
         _start_ray(self.recipe.hardware.ray_address)
         try:
             self._folder = shared_folder(
-                self.model, precision=precision_of(self.recipe), parent=self.recipe.weights.folder
+                self.model, precision=products_of(self.recipe), parent=self.recipe.weights.folder
             )
             settings = learner_settings_of(self.recipe, cores=len(os.sched_getaffinity(0)))
             self._learner = (
@@ -248,7 +248,7 @@ class Cluster:
         engine = EngineSettings(
             model=str(self.model), kind=self.recipe.hardware.kind, max_model_len=r.max_model_len,
             max_num_seqs=r.max_num_seqs, kv_cache_gib=r.kv_cache_gib, cores=share,
-            transport=transport, dtype=precision_of(self.recipe),
+            transport=transport, dtype=products_of(self.recipe),
             lora_rank=self.recipe.adapter.rank if self.recipe.weights.mode == "adapter" else 0,
         )  # fmt: skip
         return cast(Any, RolloutActor).options(**self._place(), **away).remote(

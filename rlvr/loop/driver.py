@@ -30,6 +30,9 @@ from rlvr.weights.service import Fault
 
 __all__ = ["Interrupted", "evaluate_model", "train"]
 
+PRECISIONS = {
+    "bfloat16": "bfloat16", "float32": "float32", "bfloat16_weights": "float32 with weights rounded to bfloat16"
+}  # fmt: skip
 BEFORE_WARM_START = -1  # version of the weights that a warm start begins with; it ends with version 0
 
 
@@ -151,4 +154,4 @@ def _told(proof: Mapping[str, float]) -> str:
 
 def _ready(recipe: Recipe, *, seconds: float) -> str:
     actors = f"learner and {recipe.rollout.workers} rollout worker(s)"
-    return f"{actors} ready after {seconds:.0f} s, in {recipe.hardware.precision}"
+    return f"{actors} ready after {seconds:.0f} s, in {PRECISIONS[recipe.hardware.precision]}"

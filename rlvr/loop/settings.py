@@ -27,6 +27,8 @@ __all__ = [
     "learner_settings_of",
     "payoff_of",
     "precision_of",
+    "precision_of",
+    "products_of",
     "rollout_settings_of",
     "transport_of",
     "with_precision",
@@ -138,11 +140,20 @@ def precision_of(recipe: Recipe) -> str:
     """Resolve hardware.precision = "auto" by the CPU of this host, for all of them.
 
     Without instructions for bfloat16 a CPU takes seven to ten times as long for its products as for those of float32.
+    Weights are rounded all the same: an update that bfloat16 cannot tell waits in the masters until it adds up, and a
+    recipe whose learning rate suits that learns too fast, or collapses, where each update acts at once.
     """
-    wanted = recipe.hardware.precision
-    if wanted != "auto":
-        return wanted
-    return "bfloat16" if recipe.hardware.kind == "gpu" or bfloat16_instructions() else "float32"
+    hardware = recipe.hardware
+    if hardware.precision != "auto":
+        return hardware.precision
+    if hardware.kind == "gpu" or bfloat16_instructions():
+        return "bfloat16"
+    return "bfloat16_weights" if hardware.ranks == 1 else "float32"
+
+
+def products_of(recipe: Recipe) -> str:
+    """Give the type that learner and engines compute in, and that weights are pushed in."""
+    return "bfloat16" if precision_of(recipe) == "bfloat16" else "float32"
 
 
 def with_precision(recipe: Recipe, *, begun: Mapping[str, Any]) -> Recipe:

@@ -18,6 +18,18 @@ def made(dtype: torch.dtype, *, seed: int = 0) -> tuple[nn.Linear, Updater]:
     return layer, Updater(dict(layer.named_parameters()), dtype=dtype, **SETTINGS)
 
 
+def test_weights_are_rounded_also_where_products_are_float32() -> None:
+    layer = torch.nn.Linear(8, 8)
+    updater = Updater(dict(layer.named_parameters()), dtype=torch.float32, weights=torch.bfloat16, **SETTINGS)
+    before = layer.weight.clone()
+    assert layer.weight.dtype == torch.float32 and torch.equal(before, before.bfloat16().float())
+    for _ in range(3):
+        layer(torch.ones(1, 8)).sum().backward()
+        updater.update(share=1.0)
+    assert layer.weight.grad is None and not torch.equal(updater.masters["weight"], before)
+    assert torch.equal(layer.weight, updater.masters["weight"].bfloat16().float())
+
+
 def test_small_gradients_of_many_micro_batches_are_not_rounded_away() -> None:
     layer, updater = made(torch.bfloat16)
     for size in [1.0] + [2**-10] * 64:

@@ -88,7 +88,7 @@ def test_a_resumed_run_keeps_its_precision_on_another_processor(
         monkeypatch.setattr(settings, "bfloat16_instructions", lambda found=instructions: found)
         run(tmp_path / "r", recipe=recipe(steps=steps), resume=steps == 3)
         config = json.loads((tmp_path / "r" / "config.json").read_text())
-        assert (config["steps"], config["hardware"]["precision"]) == (steps, "float32")
+        assert (config["steps"], config["hardware"]["precision"]) == (steps, "bfloat16_weights")
     other = recipe(steps=4, hardware={"precision": "bfloat16"})
     with pytest.raises(ConfigError, match=r"--resume: \[hardware\] differs"):
         run(tmp_path / "r", recipe=other, resume=True)

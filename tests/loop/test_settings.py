@@ -22,6 +22,7 @@ from rlvr.loop.settings import (
     learner_settings_of,
     payoff_of,
     precision_of,
+    products_of,
     rollout_settings_of,
     transport_of,
     with_precision,
@@ -77,7 +78,8 @@ def test_the_learner_is_told_of_the_machine() -> None:
     ("hardware", "instructions", "precision"),
     [
         ({}, "avx512_bf16", "bfloat16"),
-        ({}, "", "float32"),
+        ({}, "", "bfloat16_weights"),
+        ({"ranks": 2}, "", "float32"),
         ({"kind": "gpu"}, "", "bfloat16"),
         ({"precision": "bfloat16"}, "", "bfloat16"),
         ({"precision": "float32"}, "amx_bf16", "float32"),
@@ -88,13 +90,14 @@ def test_precision_follows_the_processor(
 ) -> None:
     monkeypatch.setattr("rlvr.loop.settings.bfloat16_instructions", lambda: instructions)
     assert precision_of(recipe(hardware=hardware)) == precision
+    assert products_of(recipe(hardware=hardware)) == ("bfloat16" if precision == "bfloat16" else "float32")
     assert learner_settings_of(recipe(hardware=hardware), cores=2)["precision"] == precision
 
 
 @pytest.mark.parametrize(
     ("asked", "begun", "settled"),
     [
-        ("auto", {}, "float32"),
+        ("auto", {}, "bfloat16_weights"),
         ("auto", {"hardware": {"precision": "bfloat16"}}, "bfloat16"),  # another machine began the run
         ("float32", {"hardware": {"precision": "bfloat16"}}, "float32"),  # which --resume refuses
         ("bfloat16", {}, "bfloat16"),
