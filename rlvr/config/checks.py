@@ -342,7 +342,7 @@ def _ranks(recipe: Recipe) -> Iterator[str]:
     if ranks > 1 and recipe.weights.transport == "ipc":
         yield f'weights.transport = "ipc" needs one learner, not hardware.ranks = {ranks}; use "nccl" or "auto"'
     if recipe.hardware.precision == "bfloat16_weights" and (ranks > 1 or recipe.hardware.kind == "gpu"):
-        yield 'hardware.precision = "bfloat16_weights" is for a learner of one rank on a CPU; take "bfloat16" or "float32"'
+        yield 'hardware.precision = "bfloat16_weights" is for one learner on a CPU; take "bfloat16" or "float32"'
     if ranks > 1 and adapter in ("adalora", "loftq", "qlora"):
         yield f'adapter.kind = "{adapter}" cannot be shared by hardware.ranks = {ranks}; use 1 rank or "lora"'
 

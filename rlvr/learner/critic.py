@@ -52,8 +52,9 @@ class Critic:
         # apart, for no call of the optimizer takes both what ranks share and what is whole
         groups = [{"params": p, "lr": self.settings.learning_rate} for p in ([*layers.values()], [self.head]) if p]
         self.updater = Updater(
-            layers | {HEAD: self.head}, dtype=dtype, weights=weights, exact={HEAD}, groups=groups, rate=self.settings.learning_rate,
-            betas=algorithm.betas, eps=algorithm.adam_eps, weight_decay=algorithm.weight_decay,
+            layers | {HEAD: self.head}, dtype=dtype, weights=weights, exact={HEAD}, groups=groups,
+            rate=self.settings.learning_rate, betas=algorithm.betas, eps=algorithm.adam_eps,
+            weight_decay=algorithm.weight_decay,
         )  # fmt: skip
 
     def warms_up(self, version: int) -> bool:

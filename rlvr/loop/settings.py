@@ -27,7 +27,6 @@ __all__ = [
     "learner_settings_of",
     "payoff_of",
     "precision_of",
-    "precision_of",
     "products_of",
     "rollout_settings_of",
     "transport_of",
