@@ -339,7 +339,8 @@ def test_the_same_settings_pass_where_they_have_an_effect(toml: Path, overrides:
         ),
         (
             ["hardware.precision=bfloat16_weights", "hardware.ranks=2"],
-            'hardware.precision = "bfloat16_weights" is for one learner on a CPU; take "bfloat16" or "float32"',
+            'hardware.precision = "bfloat16_weights" is for one learner on a CPU and no adapter; take "bfloat16" or '
+            '"float32"',
         ),
         (
             ["adapter.kind=lora", "weights.mode=adapter", "hardware.kind=gpu", "hardware.precision=float32"],

@@ -39,7 +39,7 @@ from rlvr import plugins
 from rlvr.config import Recipe, load_recipe
 from rlvr.learner.model import prepare
 from rlvr.loop.ledger import TaskStream
-from rlvr.loop.settings import products_of
+from rlvr.loop.settings import precision_of, products_of
 from rlvr.observe.libraries import allocator, preloads
 from rlvr.observe.metrics import read_lines, write_json
 from rlvr.rollout.render import Renderer
@@ -240,8 +240,8 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         recipe = load_recipe(path, overrides=overrides(arguments.warmup + arguments.steps))
         model = prepare(recipe.model.path)
-        precision = products_of(recipe)
-        rate = matmul_tflops(model, precision=precision, preload=preloads())
+        precision = precision_of(recipe)
+        rate = matmul_tflops(model, precision=products_of(recipe), preload=preloads())
         for side in [arguments.side] if arguments.side else SIDES:
             print(f"{workload}: {side}, {recipe.steps} steps", flush=True)
             if side == "trl":

@@ -12,8 +12,9 @@ What TRL gets, so that both sides do the same work:
 - a reward that costs nothing: the last number of the reply is the answer or not;
 - no evaluation, no checkpoint, no logged completions within the measured steps.
 What differs: TRL samples through transformers' `generate`, in the same precision, since its colocated vLLM fails on a
-CPU and its vLLM server takes weights over NCCL only; it computes groups without gradient too; and it samples from the
-weights that it trains, so that it has no push.
+CPU and its vLLM server takes weights over NCCL only; it computes groups without gradient too; it samples from the
+weights that it trains, so that it has no push; and where rlvr computes in float32 with weights that are rounded to
+bfloat16 (`bfloat16_weights`), its weights are not rounded.
 """
 
 from __future__ import annotations

@@ -341,8 +341,12 @@ def _ranks(recipe: Recipe) -> Iterator[str]:
     ranks, adapter = recipe.hardware.ranks, recipe.adapter.kind
     if ranks > 1 and recipe.weights.transport == "ipc":
         yield f'weights.transport = "ipc" needs one learner, not hardware.ranks = {ranks}; use "nccl" or "auto"'
-    if recipe.hardware.precision == "bfloat16_weights" and (ranks > 1 or recipe.hardware.kind == "gpu"):
-        yield 'hardware.precision = "bfloat16_weights" is for one learner on a CPU; take "bfloat16" or "float32"'
+    excluded = ranks > 1 or recipe.hardware.kind == "gpu" or adapter != "none"
+    if recipe.hardware.precision == "bfloat16_weights" and excluded:
+        yield (
+            'hardware.precision = "bfloat16_weights" is for one learner on a CPU and no adapter; take "bfloat16" or '
+            '"float32"'
+        )
     if ranks > 1 and adapter in ("adalora", "loftq", "qlora"):
         yield f'adapter.kind = "{adapter}" cannot be shared by hardware.ranks = {ranks}; use 1 rank or "lora"'
 

@@ -203,7 +203,7 @@ class HardwareSection(Section):
         default="auto",
         description="of weights and matrix products, in learner and engines, over float32 masters; bfloat16_weights: "
         "weights are rounded to bfloat16, products are float32. auto: bfloat16, or bfloat16_weights where the command "
-        "runs on a CPU without AMX or AVX512-BF16 (float32 with several ranks)",
+        "runs on a CPU without AMX or AVX512-BF16 (float32 with an adapter or several ranks)",
     )
     ray_address: str | None = Field(
         default=None,

@@ -43,7 +43,7 @@ class Policy(Body):
     """A body with its trained parameters. The base of an adapter is frozen and kept in `dtype`, without masters."""
 
     def __init__(
-        self, folder: Path, *, dtype: torch.dtype, device: str, temperature: float,
+        self, folder: Path, *, dtype: torch.dtype, weights: torch.dtype, device: str, temperature: float,
         adapter: AdapterSettings | None = None, shard: Callable[[Body], None] = lambda body: None,
         max_length: int | None = None,
     ) -> None:  # fmt: skip
@@ -55,7 +55,7 @@ class Policy(Body):
             self.check(folder)
         self.settings, self.reference_folder = adapter, folder
         self._warmed = False  # then the adapter, too, was another one when reinforcement learning began
-        self.compute = dtype
+        self.compute, self.weights = dtype, weights
         self.adapter: Any = None
         self._frozen: Body | None = None
         if adapter:
@@ -98,6 +98,8 @@ class Policy(Body):
                 return self.logprobs(batch)
         if self._frozen is None:
             model = load_model(self.reference_folder, dtype=self.compute).to(self.device).requires_grad_(False)
+            for parameter in model.parameters():  # as the policy that training starts from
+                parameter.data = parameter.data.to(self.weights).to(self.compute)
             self._frozen = Body(model, temperature=self.temperature)
             self._shard(self._frozen)
         return self._frozen.logprobs(batch)

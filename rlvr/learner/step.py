@@ -52,8 +52,8 @@ class Learner:
         self.dtype, self.ranks = torch.float32 if rounds else getattr(torch, precision), ranks or Ranks()
         weights = torch.bfloat16 if rounds else self.dtype
         self.body = Policy(
-            folder, dtype=self.dtype, device=device, temperature=algorithm.temperature, adapter=adapter,
-            max_length=max_length, shard=lambda body: self.ranks.shard(body, dtype=self.dtype),
+            folder, dtype=self.dtype, weights=weights, device=device, temperature=algorithm.temperature,
+            adapter=adapter, max_length=max_length, shard=lambda body: self.ranks.shard(body, dtype=self.dtype),
         )  # fmt: skip
         self.model = self.body.model
         self.updater = Updater(

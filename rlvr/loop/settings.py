@@ -147,7 +147,8 @@ def precision_of(recipe: Recipe) -> str:
         return hardware.precision
     if hardware.kind == "gpu" or bfloat16_instructions():
         return "bfloat16"
-    return "bfloat16_weights" if hardware.ranks == 1 else "float32"
+    # an adapter is float32 throughout, and shares of ranks are not rounded
+    return "bfloat16_weights" if hardware.ranks == 1 and recipe.adapter.kind == "none" else "float32"
 
 
 def products_of(recipe: Recipe) -> str:

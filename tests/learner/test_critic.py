@@ -399,7 +399,7 @@ def assert_same_critic(a: Learner, b: Learner) -> None:
         assert all(torch.equal(value, second[key][name]) for name, value in state.items())
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "bfloat16_weights"])
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_a_resumed_run_equals_one_that_never_stopped(
     tied_model: Path, tmp_path: Path, backbone: str, precision: str

@@ -321,3 +321,12 @@ def test_bfloat16_products_stay_near_single_precision(tied_model: Path) -> None:
         assert found[name].dtype == torch.float32
         cosine = torch.nn.functional.cosine_similarity(found[name].flatten(), slope.flatten(), dim=0)
         assert float(cosine) > 0.98, name
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16_weights"])
+def test_the_policy_begins_where_its_reference_is(precision: str, tied_model: Path) -> None:
+    settings = Algorithm(learning_rate=1e-3, kl="loss", kl_estimator="k3", kl_coefficient=0.1)
+    learner = Learner(tied_model, settings, tokens_per_microbatch=256, threads=1, precision=precision)
+    groups = random_groups(0)
+    first, second = (learner.step(groups, totals_of(groups)) for _ in range(2))
+    assert first["kl"] < 1e-9 < second["kl"]
