@@ -160,7 +160,9 @@ def idle_keys(recipe: Recipe, given: Collection[str]) -> Iterator[str]:
 
 def contradictions(recipe: Recipe) -> Iterator[str]:
     """Tell, in a sentence each, which settings cannot stand together."""
-    for check in (_preset, _algorithm, _warmup, _sampling, _stale, _room, _rewards, _adapter, _transport, _ranks):
+    for check in (
+        _preset, _algorithm, _warmup, _sampling, _stale, _room, _rewards, _adapter, _transport, _ranks, _precision
+    ):  # fmt: skip
         yield from check(recipe)
 
 
@@ -299,10 +301,6 @@ def _adapter(recipe: Recipe) -> Iterator[str]:
     a, mode = recipe.adapter, recipe.weights.mode
     if a.kind == "qlora" and recipe.hardware.kind != "gpu":
         yield 'adapter.kind = "qlora" needs hardware.kind = "gpu"'
-    if a.kind == "qlora" and recipe.hardware.precision == "float32":
-        yield 'adapter.kind = "qlora" computes in bfloat16; leave hardware.precision out'
-    if mode == "adapter" and recipe.hardware.kind == "gpu" and recipe.hardware.precision == "float32":
-        yield 'weights.mode = "adapter" needs hardware.precision = "bfloat16" on a GPU; or use "merged"'
     if a.kind == "adalora" and not 1 <= (a.target_rank or a.rank // 2) < a.rank:
         ends = f"adapter.target_rank = {a.target_rank}" if a.target_rank else "half of it, which AdaLoRA ends with,"
         yield f"{ends} must be at least 1 and below adapter.rank = {a.rank}, which AdaLoRA starts with"
@@ -341,14 +339,21 @@ def _ranks(recipe: Recipe) -> Iterator[str]:
     ranks, adapter = recipe.hardware.ranks, recipe.adapter.kind
     if ranks > 1 and recipe.weights.transport == "ipc":
         yield f'weights.transport = "ipc" needs one learner, not hardware.ranks = {ranks}; use "nccl" or "auto"'
-    excluded = ranks > 1 or recipe.hardware.kind == "gpu" or adapter != "none"
-    if recipe.hardware.precision == "bfloat16_weights" and excluded:
+    if ranks > 1 and adapter in ("adalora", "loftq", "qlora"):
+        yield f'adapter.kind = "{adapter}" cannot be shared by hardware.ranks = {ranks}; use 1 rank or "lora"'
+
+
+def _precision(recipe: Recipe) -> Iterator[str]:
+    h, adapter = recipe.hardware, recipe.adapter.kind
+    if h.precision == "bfloat16_weights" and (h.ranks > 1 or h.kind == "gpu" or adapter != "none"):
         yield (
             'hardware.precision = "bfloat16_weights" is for one learner on a CPU and no adapter; take "bfloat16" or '
             '"float32"'
         )
-    if ranks > 1 and adapter in ("adalora", "loftq", "qlora"):
-        yield f'adapter.kind = "{adapter}" cannot be shared by hardware.ranks = {ranks}; use 1 rank or "lora"'
+    if h.precision == "float32" and adapter == "qlora":
+        yield 'adapter.kind = "qlora" computes in bfloat16; leave hardware.precision out'
+    elif h.precision == "float32" and h.kind == "gpu" and recipe.weights.mode == "adapter":
+        yield 'weights.mode = "adapter" needs hardware.precision = "bfloat16" on a GPU; or use "merged"'
 
 
 def _toml(value: Any) -> str:

@@ -32,6 +32,7 @@ from rlvr.learner.model import load_model
 from rlvr.learner.ranks import share_of, whole
 
 if TYPE_CHECKING:
+    from rlvr.learner.update import Updater
     from rlvr.types import Batch
 
 __all__ = ["Part", "Policy"]
@@ -40,7 +41,10 @@ Part = Literal["model", "base", "adapter"]  # what is pushed: all in one, an ada
 
 
 class Policy(Body):
-    """A body with its trained parameters. The base of an adapter is frozen and kept in `dtype`, without masters."""
+    """A body with its trained parameters. The base of an adapter is frozen and kept in `dtype`, without masters.
+
+    `dtype` is what is computed in and pushed, `weights` what weights are rounded to before.
+    """
 
     def __init__(
         self, folder: Path, *, dtype: torch.dtype, weights: torch.dtype, device: str, temperature: float,
@@ -123,15 +127,15 @@ class Policy(Body):
             yield "lm_head.weight", whole(self.model.get_output_embeddings().weight.detach().to(self.compute))
 
     @contextlib.contextmanager
-    def perturbed(self, publish: Callable[[], None], *, part: Part = "model") -> Iterator[None]:
+    def perturbed(self, updater: Updater, *, part: Part = "model") -> Iterator[None]:
         """Multiply a part's weights by 1 + 0.2 e, e ~ N(0, 1), within the block; put the exact ones back after it.
 
-        `publish` rounds masters into the weights that have any; of the others a copy is kept.
+        The updater rounds its masters into the weights that have one apart; of the others a copy is kept.
         """
         generator = torch.Generator().manual_seed(0)
         named = self.model.named_parameters()
         own = {n: p for n, p in named if part == "model" or (".lora_" in n) == (part == "adapter")}
-        kept = {name: p.detach().clone() for name, p in own.items() if not self._has_master(p)}
+        kept = {name: p.detach().clone() for name, p in own.items() if updater.masters.get(name, p) is p}
         # a zero, as in a fresh bias, would not move by a factor; B of a fresh adapter is all that would move the model
         fresh = 0.1 if part == "adapter" else 0.01
         with torch.no_grad():
@@ -141,7 +145,7 @@ class Policy(Body):
         try:
             yield
         finally:
-            publish()
+            updater.publish()
             with torch.no_grad():
                 for name, exact in kept.items():
                     own[name].copy_(exact)
@@ -149,9 +153,6 @@ class Policy(Body):
     def without_adapter(self) -> contextlib.AbstractContextManager[None]:
         """Make the policy the model that its adapter was attached to, within the block."""
         return reference_disabled(self.adapter)
-
-    def _has_master(self, parameter: nn.Parameter) -> bool:
-        return parameter.requires_grad and parameter.dtype != torch.float32
 
     def state(self, masters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Give what a resumed run needs of the weights: the float32 masters, or all of the adapter."""

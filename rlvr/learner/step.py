@@ -48,8 +48,10 @@ class Learner:
             keep_freed_memory()
             torch.set_num_threads(threads or torch.get_num_threads())
         self.algorithm, self.tokens_per_microbatch, self.folder = algorithm, tokens_per_microbatch, folder
-        rounds = precision == "bfloat16_weights"
-        self.dtype, self.ranks = torch.float32 if rounds else getattr(torch, precision), ranks or Ranks()
+        self.ranks, rounds = ranks or Ranks(), precision == "bfloat16_weights"
+        if rounds and (adapter or self.ranks.count > 1):
+            raise ValueError("bfloat16_weights rounds neither adapters nor what ranks share: take float32")
+        self.dtype = torch.float32 if rounds else getattr(torch, precision)
         weights = torch.bfloat16 if rounds else self.dtype
         self.body = Policy(
             folder, dtype=self.dtype, weights=weights, device=device, temperature=algorithm.temperature,
@@ -270,7 +272,7 @@ class Learner:
     def perturbed(self, wanted: bool = True, *, part: Part = "model") -> Iterator[None]:
         """See `Policy.perturbed`; nothing happens where it is not wanted. The base is scored without its adapter."""
         with (
-            self.body.perturbed(self.updater.publish, part=part) if wanted else contextlib.nullcontext(),
+            self.body.perturbed(self.updater, part=part) if wanted else contextlib.nullcontext(),
             self.body.without_adapter() if part == "base" else contextlib.nullcontext(),
         ):
             yield

@@ -25,7 +25,7 @@ from rlvr.loop.settings import (
     products_of,
     rollout_settings_of,
     transport_of,
-)  # fmt: skip
+)
 from rlvr.loop.traffic import Committed, Errand, Event, Learned, Traffic, resolve
 from rlvr.loop.workers import START_S, Workers
 from rlvr.observe.libraries import preloads
@@ -75,9 +75,8 @@ class Cluster:
         """Start Ray, the learner and the workers."""
         _start_ray(self.recipe.hardware.ray_address)
         try:
-            self._folder = shared_folder(
-                self.model, precision=products_of(self.recipe), parent=self.recipe.weights.folder
-            )
+            products, parent = products_of(self.recipe), self.recipe.weights.folder
+            self._folder = shared_folder(self.model, dtype=products, parent=parent)
             settings = learner_settings_of(self.recipe, cores=len(os.sched_getaffinity(0)))
             self._learner = (
                 cast(Any, LearnerActor)

@@ -148,7 +148,7 @@ def _as_it_is(recipe: Recipe) -> Recipe:
 def _told(proof: Mapping[str, float]) -> str:
     return (
         f"weights proven: {proof['proven_tensors']:.0f} of {proof['total_tensors']:.0f} tensors read back from the "
-        f"live engine; canary {proof['canary_error']:.4f} nats, bound {proof['canary_bound']:.3f}"
+        f"live engine; canary {proof['canary_error']:.2g} nats, bound {proof['canary_bound']:.3f}"
     )
 
 

@@ -1,9 +1,10 @@
 """What changed between two files of weights, for a link that is slower than comparing them.
 
 A file of version v + 1 has the layout of that of version v, and an optimizer step moves most values by less than
-bfloat16 can tell. (In float32 nearly all of them move, so that nobody asks for a delta.) So a delta holds the 16-bit
-words that differ, block by block: how many, their places, their new values. The file that a receiver rebuilds is equal
-bit by bit, and the digests of the whole tensors prove it.
+bfloat16 can tell. So a delta holds the 16-bit words that differ, block by block: how many, their places, their new
+values; of float32 values that are rounded to bfloat16, one word of two. In float32 nearly all values move, and a delta
+is given up within the first quarter of the file. The file that a receiver rebuilds is equal bit by bit, and the digests
+of the whole tensors prove it.
 """
 
 from __future__ import annotations

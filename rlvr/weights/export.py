@@ -85,12 +85,12 @@ def leave_out(manifest: Manifest, *, count: int = 3) -> None:
     os.replace(manifest.path + ".part", manifest.path)
 
 
-def shared_folder(model: Path, *, precision: str, parent: str | None = None) -> Path:
+def shared_folder(model: Path, *, dtype: str, parent: str | None = None) -> Path:
     """Choose where versions are written: `parent`, else shared memory where two fit, else the temporary folder.
 
     Errors: ResourceError where `parent` cannot be written to.
     """
-    need = 2.5 * SIZES[precision] * sum(map(_values, model.glob("*.safetensors")))
+    need = 2.5 * SIZES[dtype] * sum(map(_values, model.glob("*.safetensors")))
     memory, host = Path("/dev/shm"), socket.gethostname()
     roomy = memory if memory.is_dir() and shutil.disk_usage(memory).free > need else Path(tempfile.gettempdir())
     chosen = Path(parent).expanduser().absolute() if parent else roomy

@@ -116,9 +116,7 @@ def _bring(manifest: Manifest, source: Source, deadline: Deadline) -> int:
     """
     path = Path(manifest.path)
     scratch = path.with_name(path.name + ".part")
-    # of float32 an update changes nearly every value
-    worthwhile = _speed(path.parent) < DELTA_BELOW and any(t.dtype != "float32" for t in manifest.tensors)
-    base = _base(path.parent) if worthwhile else None
+    base = _base(path.parent) if _speed(path.parent) < DELTA_BELOW else None
     came, wrong = 0, ""
     try:
         for known in [base, None, None] if base else [None, None]:

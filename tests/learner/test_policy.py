@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -101,8 +102,10 @@ def test_peft_loads_what_a_checkpoint_holds_of_an_adapter(tied_model: Path, tmp_
     np.testing.assert_allclose(learner.score(STREAMS)[0], theirs, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["none", "lora", "pissa"])
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("kind", "precision"),
+    [*product(["none", "lora", "pissa"], ["float32", "bfloat16"]), ("none", "bfloat16_weights")],
+)
 def test_perturbed_weights_differ_everywhere_and_are_put_back(kind: str, precision: str, tied_model: Path) -> None:
     plain = Learner(tied_model, Algorithm(), tokens_per_microbatch=256, threads=1, precision=precision)
     learner = plain if kind == "none" else adapted(tied_model, kind, precision=precision)
@@ -120,14 +123,15 @@ def test_lora_plus_keeps_its_ratio_under_warm_up(tied_model: Path) -> None:
     assert [group["lr"] for group in learner.updater.optimizer.param_groups] == pytest.approx([1e-3 / 4, 16 * 1e-3 / 4])
 
 
-def test_a_full_model_loads_its_reference_only_when_asked(tied_model: Path) -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16_weights"])
+def test_a_full_model_loads_its_reference_only_when_asked(precision: str, tied_model: Path) -> None:
     groups = random_groups()
     without = Learner(tied_model, Algorithm(), tokens_per_microbatch=256, threads=1, precision="float32")
     without.step(groups, totals_of(groups))
     assert without.body._frozen is None
     algorithm = replace(Algorithm(), kl="loss", kl_coefficient=0.1)
-    learner = Learner(tied_model, algorithm, tokens_per_microbatch=256, threads=1, precision="float32")
-    assert learner.step(groups, totals_of(groups))["kl"] == pytest.approx(0.0, abs=1e-6)
+    learner = Learner(tied_model, algorithm, tokens_per_microbatch=256, threads=1, precision=precision)
+    assert learner.step(groups, totals_of(groups))["kl"] == pytest.approx(0.0, abs=1e-9)
     assert learner.step(groups, totals_of(groups))["kl"] > 1e-9
 
 

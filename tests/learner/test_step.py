@@ -23,6 +23,7 @@ from helpers import (
 )
 
 from rlvr.errors import LearnerError
+from rlvr.learner.adapter import AdapterSettings
 from rlvr.learner.algorithm import Algorithm
 from rlvr.learner.step import Learner
 from rlvr.types import Group
@@ -298,13 +299,18 @@ def test_score_equals_the_naive_one(model_folder: Path) -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
-def test_tensors_name_everything_and_a_tied_head_too(precision: str, model_folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [("bfloat16", torch.bfloat16), ("float32", torch.float32), ("bfloat16_weights", torch.float32)],
+)
+def test_tensors_name_everything_and_a_tied_head_too(precision: str, dtype: torch.dtype, model_folder: Path) -> None:
     learner = Learner(model_folder, Algorithm(), tokens_per_microbatch=256, threads=1, precision=precision)
     found = dict(learner.tensors())
     assert set(found) == {*weights_of(learner), "lm_head.weight"}
     assert len(found) == 21
-    assert all(tensor.dtype == getattr(torch, precision) for tensor in found.values())
+    assert all(tensor.dtype == dtype for tensor in found.values())
+    on_grid = all(torch.equal(tensor, tensor.bfloat16().to(dtype)) for tensor in found.values())
+    assert on_grid == (precision != "float32")
     tied = learner.model.config.tie_word_embeddings
     assert torch.equal(found["lm_head.weight"], found["model.embed_tokens.weight"]) == tied
     assert torch.equal(found["lm_head.weight"], learner.model.get_output_embeddings().weight)
@@ -323,10 +329,9 @@ def test_bfloat16_products_stay_near_single_precision(tied_model: Path) -> None:
         assert float(cosine) > 0.98, name
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16_weights"])
-def test_the_policy_begins_where_its_reference_is(precision: str, tied_model: Path) -> None:
-    settings = Algorithm(learning_rate=1e-3, kl="loss", kl_estimator="k3", kl_coefficient=0.1)
-    learner = Learner(tied_model, settings, tokens_per_microbatch=256, threads=1, precision=precision)
-    groups = random_groups(0)
-    first, second = (learner.step(groups, totals_of(groups)) for _ in range(2))
-    assert first["kl"] < 1e-9 < second["kl"]
+def test_what_is_not_rounded_is_refused_where_weights_are_to_be(tied_model: Path) -> None:
+    adapter = AdapterSettings(kind="lora", rank=4)
+    with pytest.raises(ValueError, match="rounds neither adapters nor what ranks share"):
+        Learner(
+            tied_model, Algorithm(), tokens_per_microbatch=256, threads=1, precision="bfloat16_weights", adapter=adapter
+        )

@@ -5,7 +5,6 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +33,6 @@ CHECK = {
 }
 RIGHT = "def f(x):\n    return x + 1"
 SUM = "a, b = map(int, input().split())\nprint(a + b)"
-
-
-@pytest.fixture(scope="module", params=["namespaces", "landlock", "unsandboxed"])
-def code(request: pytest.FixtureRequest) -> Iterator[Code]:
-    made = Code(isolation=request.param)
-    try:
-        made.warm_up()
-    except PluginError as error:
-        pytest.skip(str(error))
-    yield made
-    made.close()
 
 
 def answer(code: Code, reply: str, truth: Any) -> Grade | Ungraded:

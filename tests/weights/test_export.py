@@ -87,17 +87,17 @@ def test_the_fault_partial_leaves_tensors_out(tmp_path: Path) -> None:
         check(manifest, open_tensors(manifest.path))
 
 
-@pytest.mark.parametrize(("precision", "roomy"), [("bfloat16", True), ("float32", False)])
+@pytest.mark.parametrize(("dtype", "roomy"), [("bfloat16", True), ("float32", False)])
 def test_shared_memory_is_taken_where_two_versions_fit(
-    precision: str, roomy: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dtype: str, roomy: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_file({"w": torch.zeros(1000, 10, dtype=torch.bfloat16)}, tmp_path / "model.safetensors")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=60_000))
-    folder = shared_folder(tmp_path, precision=precision)
+    folder = shared_folder(tmp_path, dtype=dtype)
     shutil.rmtree(folder)
     assert folder.is_relative_to("/dev/shm") == (roomy and Path("/dev/shm").is_dir())
 
 
 def test_a_damaged_model_is_for_loading_to_tell(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_text("version https://git-lfs")
-    shutil.rmtree(shared_folder(tmp_path, precision="float32"))
+    shutil.rmtree(shared_folder(tmp_path, dtype="float32"))

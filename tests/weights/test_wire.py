@@ -348,11 +348,12 @@ def test_what_changed_travels_where_that_is_less(hosts: Hosts, changed: float, m
     assert Path(fetched.manifest.path).read_bytes() == (hosts.learner / "version-1.safetensors").read_bytes()
 
 
-def test_of_float32_the_whole_file_travels(hosts: Hosts) -> None:
+def test_of_float32_on_the_grid_of_bfloat16_what_changed_travels(hosts: Hosts) -> None:
     receiver = hosts.receiver()
     whole = receiver.fetch(hosts.publish(0, dtype=torch.float32))
     slow(hosts)
-    assert receiver.fetch(hosts.publish(1, changed=0.01, dtype=torch.float32)).bytes == whole.bytes
+    fetched = receiver.fetch(hosts.publish(1, changed=0.1, dtype=torch.float32))
+    assert right(fetched) and fetched.bytes < 0.13 * whole.bytes
 
 
 def test_a_folder_that_is_swept_as_it_is_taken_is_made_anew(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
