@@ -38,7 +38,7 @@ from measure import Memory, head_parameters, machine, matmul_tflops, parameters
 from rlvr import plugins
 from rlvr.config import Recipe, load_recipe
 from rlvr.learner.model import prepare
-from rlvr.loop.ledger import TaskStream
+from rlvr.loop.ledger import Place, TaskStream
 from rlvr.loop.settings import precision_of, products_of
 from rlvr.observe.libraries import allocator, preloads
 from rlvr.observe.metrics import read_lines, write_json
@@ -82,11 +82,11 @@ def conventions(recipe: Recipe) -> dict[str, Any]:
 def tasks_of(recipe: Recipe, model: Path) -> list[dict[str, Any]]:
     """Give the tasks of all steps in rlvr's order, with the token ids of their prompts."""
     environment = plugins.create(plugins.ENVIRONMENTS, recipe.environment.name, recipe.environment.options)
-    stream = TaskStream(environment, name=recipe.environment.name, seed=recipe.seed, skip=0)
+    stream = TaskStream(environment, name=recipe.environment.name, seed=recipe.seed, place=Place())
     renderer = Renderer(model)
     return [
         {"messages": list(task.messages), "truth": task.truth, "prompt_ids": renderer.prompt(task.messages).tolist()}
-        for task in stream.take(recipe.steps * recipe.rollout.prompts_per_step)
+        for task in stream.take(recipe.steps * recipe.rollout.prompts_per_step).values()
     ]
 
 
@@ -250,7 +250,9 @@ def main() -> None:
                 found = rlvr(recipe, model, folder, path=path)
             result = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
             here = {"machine": machine(), "precision": precision, "matmul_tflops": rate}
-            known = result.get(workload, {}) | {side: here | summarised(found, warmup=arguments.warmup)}
+            anew = side == SIDES[0] and not arguments.side  # the other side follows; its last figures go
+            known = {} if anew else result.get(workload, {})
+            known |= {side: here | summarised(found, warmup=arguments.warmup)}
             known |= {"recipe": str(path.relative_to(ROOT)), "parameters": parameters(model)}
             known["head_parameters"] = head_parameters(model)
             result[workload] = compared(known)
