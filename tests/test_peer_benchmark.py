@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from rlvr.config import load_recipe
+from rlvr.rollout.render import Renderer
 
 PEER = Path(__file__).resolve().parent.parent / "benchmarks" / "peer"
 
@@ -78,6 +79,17 @@ def test_both_workloads_can_be_said_in_the_peers_words(bench: ModuleType, worklo
     assert (told["loss_type"], told["scale_rewards"]) == ("dapo", "none")
     assert (told["epsilon"], told["epsilon_high"], told["max_steps"], told["num_generations"]) == (0.2, 0.28, 4, 8)
     assert told["max_completion_length"] == {"w1": 128, "w2": 24}[workload]
+
+
+def test_the_peer_is_given_the_tasks_of_all_steps_as_token_ids(bench: ModuleType, tied_model: Path) -> None:
+    recipe = load_recipe(bench.RECIPES["w1"], overrides=bench.overrides(4))
+    tasks = bench.tasks_of(recipe, tied_model)
+    assert len(tasks) == 4 * 8
+    renderer = Renderer(tied_model)
+    for task in tasks:
+        assert task["prompt_ids"] == renderer.prompt(task["messages"]).tolist()
+        problem = task["messages"][-1]["content"].removeprefix("What is ").removesuffix("?").replace("x", "*")
+        assert eval(problem) == int(task["truth"])
 
 
 def test_an_algorithm_that_the_peer_does_not_share_is_refused(bench: ModuleType) -> None:
