@@ -33,7 +33,7 @@ from rlvr.types import Batch, Group, Rollout, Sample
 
 __all__ = ["Learner", "keep_freed_memory"]
 
-LARGEST_KEPT = 2**24  # bytes of a block that the C library keeps when it is freed
+LARGEST_KEPT, MOST_KEPT = 2**24, 2**31 - 1  # bytes of a block, and of all, that the C library keeps when it is freed
 # Metrics that are sums over tokens, and are told as means.
 PER_TOKEN = ("entropy", "clipped", "mismatch", "kl", "correction", "correction_kept")
 
@@ -78,6 +78,9 @@ class Learner:
                 body.compile_layers()
             if gradient_checkpointing:  # of what is compiled: the other way round nothing would be
                 body.recompute_layers()
+        if self.body.device.type == "cpu":
+            count = sum(p.numel() for p in self.body.trained().values()) // self.ranks.count
+            take_memory(12 * count)  # the gradient and AdamW's two moments, float32
         self.version = self.updates = 0  # steps, and optimizer updates of the policy
         self._began = 0  # `updates` as the step began
 
@@ -308,4 +311,14 @@ def keep_freed_memory() -> None:
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)
         library.mallopt(mmap_threshold, LARGEST_KEPT)
-        library.mallopt(trim_threshold, 2**31 - 1)
+        library.mallopt(trim_threshold, MOST_KEPT)
+
+
+def take_memory(size: int) -> None:
+    """Have the kernel hand out what the first step will need, in bytes, while engines still start.
+
+    A virtual machine may take three seconds for a gigabyte.
+    """
+    block = LARGEST_KEPT // 2
+    held = [torch.empty(block, dtype=torch.uint8).fill_(0) for _ in range(min(size, MOST_KEPT) // block)]
+    held.clear()  # the C library keeps it
