@@ -62,7 +62,7 @@ def run(name: str) -> dict[str, Any]:
     folder = RUNS / name
     if not (folder / "summary.json").is_file():
         overrides = [part for one in KINDS[name] for part in ("--set", one)]
-        command = [RLVR, "train", RECIPE, "--run-dir", folder, *overrides]
+        command = [str(RLVR), "train", str(RECIPE), "--run-dir", str(folder), *overrides]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             return {"failed": (done.stderr or done.stdout).strip().splitlines()[-1]}

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -176,8 +177,8 @@ def receive(a: argparse.Namespace) -> None:
             line(
                 f"{name}: {what} in chunks, transport only",
                 chunks * CHUNK,
-                timed(lambda c=chunks: stream(offers["chunk"], c), 1),
-            )  # type: ignore[misc]
+                timed(partial(stream, offers["chunk"], chunks), 1),
+            )
     real = away(offers["135 M"])
     scratch = a.folder / "received"
     line(f"{name}: 135 M, transport only", real.bytes, timed(lambda: bring(real, scratch), a.repeat))

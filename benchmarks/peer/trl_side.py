@@ -72,8 +72,11 @@ class Timed(GRPOTrainer):
 class Steps(TrainerCallback):
     """Writes a line after each step. A step lasts from the end of the one before to its own end."""
 
+    trainer: Timed  # set once it is there, which takes its callbacks first
+
     def __init__(self, out: Path) -> None:
-        self._out, self._line, self.trainer = out, {}, None
+        self._out = out
+        self._line: dict[str, float] = {}
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Start the clock."""
