@@ -45,12 +45,12 @@ PRESETS: dict[str, list[str]] = {
 }
 ADAPTERS: dict[str, list[str]] = {
     "lora": ["algorithm.learning_rate=5e-4"],
-    "rslora": ["algorithm.learning_rate=2e-4"],
+    "rslora": ["algorithm.learning_rate=1e-4"],  # its scale is four times that of LoRA at rank 16
     "dora": ["algorithm.learning_rate=5e-4"],
     "vera": ["algorithm.learning_rate=5e-3"],
-    "pissa": ["algorithm.learning_rate=2e-4"],
-    "loftq": ["algorithm.learning_rate=5e-4"],
-    "lora+": ["algorithm.learning_rate=1e-4"],
+    "pissa": ["algorithm.learning_rate=5e-5"],
+    "loftq": ["algorithm.learning_rate=2e-4"],
+    "lora+": ["algorithm.learning_rate=3e-5"],
     "adalora": ["algorithm.learning_rate=2e-3"],
 }
 KINDS = {name: [f'algorithm.preset="{name}"', *more] for name, more in PRESETS.items()}
